@@ -1,0 +1,75 @@
+package model
+
+// Role is what a tensor does in a transformer. Policies match roles, never
+// the names that one file format gives them.
+type Role uint8
+
+// The roles of the supported families.
+const (
+	NoRole Role = iota
+	Embed       // token embedding [vocab, hidden]
+	Head        // output projection [vocab, hidden]; absent when tied to Embed
+	FinalNorm
+	RopeFreqs // llama 3's frequency factors, stored by GGUF
+
+	AttnNorm // before attention
+	Q
+	K
+	V
+	O
+	QNorm
+	KNorm
+	PostAttnNorm // after attention, before the residual (Gemma)
+
+	FFNNorm // before the feed-forward layer
+	Gate
+	Up
+	Down
+	PostFFNNorm // after the feed-forward layer, before the residual (Gemma)
+
+	numRoles
+)
+
+var roleNames = [numRoles]string{
+	"none", "embed", "head", "final_norm", "rope_freqs",
+	"attn_norm", "q", "k", "v", "o", "q_norm", "k_norm", "post_attn_norm",
+	"ffn_norm", "gate", "up", "down", "post_ffn_norm",
+}
+
+// String returns the name used on the command line and in reports.
+func (r Role) String() string {
+	if r >= numRoles {
+		return "none"
+	}
+	return roleNames[r]
+}
+
+// ParseRole returns the role of a name as String writes it.
+func ParseRole(name string) (Role, bool) {
+	for r := NoRole + 1; r < numRoles; r++ {
+		if roleNames[r] == name {
+			return r, true
+		}
+	}
+	return NoRole, false
+}
+
+// IsLinear reports whether the role is a weight inside a block that multiplies
+// activations: what quantizers and pruners work on by default.
+func (r Role) IsLinear() bool {
+	switch r {
+	case Q, K, V, O, Gate, Up, Down:
+		return true
+	}
+	return false
+}
+
+// IsMatrix reports whether the role is a two-dimensional weight.
+func (r Role) IsMatrix() bool { return r.IsLinear() || r == Embed || r == Head }
+
+// ID says which tensor of a model one is.
+type ID struct {
+	Role  Role
+	Block int  // 0-based; -1 outside the blocks
+	Bias  bool // the bias of the linear, not its weight
+}
