@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"llmc/internal/tinymodel"
 )
 
 func TestMain(m *testing.M) {
@@ -16,5 +18,55 @@ func TestMain(m *testing.M) {
 // TestScripts runs the command lines in testdata/script. They use the
 // built-in model or files that they make themselves.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata/script"})
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"tinymodel": makeTinyModel,
+			"damage":    damage,
+			"empty":     isEmptyFolder,
+		},
+	})
+}
+
+// makeTinyModel is "tinymodel DIR": a Hugging Face folder with random weights.
+func makeTinyModel(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: tinymodel DIR")
+	}
+	ts.Check(tinymodel.Write(ts.MkAbs(args[0]), tinymodel.Spec{}))
+}
+
+// damage is "damage FILE truncate N" (keep N bytes; a negative N drops that
+// many from the end) or "damage FILE replace OLD NEW" (the first occurrence;
+// both of one length keep the offsets).
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: damage FILE truncate N | damage FILE replace OLD NEW")
+	}
+	path := ts.MkAbs(args[0])
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	switch {
+	case args[1] == "truncate" && len(args) == 3:
+		data, err = truncated(data, args[2])
+		ts.Check(err)
+	case args[1] == "replace" && len(args) == 4:
+		data, err = replaced(data, args[2], args[3])
+		ts.Check(err)
+	default:
+		ts.Fatalf("damage cannot %q with %d arguments", args[1], len(args))
+	}
+	ts.Check(os.WriteFile(path, data, 0o644))
+}
+
+// isEmptyFolder is "[!] empty DIR": nothing, hidden files included, is in it.
+func isEmptyFolder(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] empty DIR")
+	}
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if (len(entries) == 0) == neg {
+		ts.Fatalf("%s holds %v", args[0], entries)
+	}
 }

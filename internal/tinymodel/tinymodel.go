@@ -1,0 +1,208 @@
+// Package tinymodel makes small Hugging Face checkpoints with random weights
+// for tests, byte by byte and independently of the packages under test.
+//
+// Start with [Files] for the files of a checkpoint in memory and [Write] for a
+// folder of them.
+package tinymodel
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// Spec is the shape of a tiny llama. The zero value of a field means the
+// default in its comment.
+type Spec struct {
+	Hidden  int // 256, so that every ggml type divides the rows
+	FFN     int // 256
+	Layers  int // 2
+	Heads   int // 8
+	KVHeads int // 4
+	Context int // 128
+	Untied  bool
+	Seed    uint64
+}
+
+func (s Spec) withDefaults() Spec {
+	for _, field := range []struct {
+		value *int
+		use   int
+	}{{&s.Hidden, 256}, {&s.FFN, 256}, {&s.Layers, 2}, {&s.Heads, 8}, {&s.KVHeads, 4}, {&s.Context, 128}} {
+		if *field.value == 0 {
+			*field.value = field.use
+		}
+	}
+	return s
+}
+
+// vocab is 256 bytes, a begin and an end token, and padding to a multiple of 32.
+const (
+	bos   = 256
+	eos   = 257
+	vocab = 288
+)
+
+// Tensor is a tensor to be written: bfloat16, row-major.
+type Tensor struct {
+	Name  string
+	Shape []int
+	Data  []byte
+}
+
+// Files returns config.json, model.safetensors, tokenizer.json and
+// tokenizer_config.json of a llama with BF16 weights and a byte-level tokenizer.
+func Files(spec Spec) map[string][]byte {
+	s := spec.withDefaults()
+	return map[string][]byte{
+		"config.json":            config(s),
+		"model.safetensors":      SafeTensors(Tensors(s)),
+		"tokenizer.json":         tokenizer(),
+		"tokenizer_config.json":  mustJSON(map[string]any{"add_bos_token": true, "bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}),
+		"generation_config.json": mustJSON(map[string]any{"bos_token_id": bos, "eos_token_id": eos}),
+	}
+}
+
+// Write writes the files of a checkpoint into dir, which it makes.
+func Write(dir string, spec Spec) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, data := range Files(spec) {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tensors returns the weights of the llama that spec describes.
+func Tensors(spec Spec) []Tensor {
+	s := spec.withDefaults()
+	rng := rand.New(rand.NewPCG(s.Seed, 1))
+	kv := s.Hidden / s.Heads * s.KVHeads
+	var list []Tensor
+	add := func(name string, mean, deviation float64, shape ...int) {
+		list = append(list, random(rng, name, mean, deviation, shape))
+	}
+	add("model.embed_tokens.weight", 0, 0.5, vocab, s.Hidden)
+	for i := range s.Layers {
+		p := fmt.Sprintf("model.layers.%d.", i)
+		add(p+"input_layernorm.weight", 1, 0.1, s.Hidden)
+		add(p+"self_attn.q_proj.weight", 0, 0.1, s.Hidden, s.Hidden)
+		add(p+"self_attn.k_proj.weight", 0, 0.1, kv, s.Hidden)
+		add(p+"self_attn.v_proj.weight", 0, 0.1, kv, s.Hidden)
+		add(p+"self_attn.o_proj.weight", 0, 0.1, s.Hidden, s.Hidden)
+		add(p+"post_attention_layernorm.weight", 1, 0.1, s.Hidden)
+		add(p+"mlp.gate_proj.weight", 0, 0.1, s.FFN, s.Hidden)
+		add(p+"mlp.up_proj.weight", 0, 0.1, s.FFN, s.Hidden)
+		add(p+"mlp.down_proj.weight", 0, 0.1, s.Hidden, s.FFN)
+	}
+	add("model.norm.weight", 1, 0.1, s.Hidden)
+	if s.Untied {
+		add("lm_head.weight", 0, 0.2, vocab, s.Hidden)
+	}
+	return list
+}
+
+func random(rng *rand.Rand, name string, mean, deviation float64, shape []int) Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	data := make([]byte, 2*n)
+	for i := range n {
+		bits := math.Float32bits(float32(mean + deviation*rng.NormFloat64()))
+		binary.LittleEndian.PutUint16(data[2*i:], uint16(bits>>16)) // truncated: any bfloat16 will do
+	}
+	return Tensor{name, shape, data}
+}
+
+// SafeTensors encodes tensors as one safetensors file.
+func SafeTensors(tensors []Tensor) []byte {
+	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
+	offset := 0
+	for _, t := range tensors {
+		header[t.Name] = map[string]any{
+			"dtype": "BF16", "shape": t.Shape, "data_offsets": []int{offset, offset + len(t.Data)},
+		}
+		offset += len(t.Data)
+	}
+	text := mustJSON(header)
+	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
+	file = append(file, text...)
+	for _, t := range tensors {
+		file = append(file, t.Data...)
+	}
+	return file
+}
+
+func config(s Spec) []byte {
+	return mustJSON(map[string]any{
+		"architectures":           []string{"LlamaForCausalLM"},
+		"model_type":              "llama",
+		"hidden_size":             s.Hidden,
+		"intermediate_size":       s.FFN,
+		"num_hidden_layers":       s.Layers,
+		"num_attention_heads":     s.Heads,
+		"num_key_value_heads":     s.KVHeads,
+		"max_position_embeddings": s.Context,
+		"rms_norm_eps":            1e-5,
+		"rope_theta":              10000.0,
+		"hidden_act":              "silu",
+		"vocab_size":              vocab,
+		"tie_word_embeddings":     !s.Untied,
+		"bos_token_id":            bos,
+		"eos_token_id":            eos,
+		"torch_dtype":             "bfloat16",
+	})
+}
+
+// tokenizer is byte-level BPE without merges: one token a byte.
+func tokenizer() []byte {
+	tokens := map[string]int{"<s>": bos, "</s>": eos}
+	next := 0
+	for b := range 256 {
+		symbol := rune(b)
+		if !visible(b) { // GPT-2's byte-to-unicode table moves these to 256 and up
+			symbol = rune(256 + next)
+			next++
+		}
+		tokens[string(symbol)] = b
+	}
+	special := func(id int, content string) map[string]any {
+		return map[string]any{"id": id, "content": content, "special": true,
+			"single_word": false, "lstrip": false, "rstrip": false, "normalized": false}
+	}
+	byteLevel := map[string]any{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}
+	return mustJSON(map[string]any{
+		"version":       "1.0",
+		"added_tokens":  []any{special(bos, "<s>"), special(eos, "</s>")},
+		"normalizer":    nil,
+		"pre_tokenizer": byteLevel,
+		"post_processor": map[string]any{
+			"type":           "TemplateProcessing",
+			"single":         []any{map[string]any{"SpecialToken": map[string]any{"id": "<s>", "type_id": 0}}, map[string]any{"Sequence": map[string]any{"id": "A", "type_id": 0}}},
+			"pair":           []any{},
+			"special_tokens": map[string]any{"<s>": map[string]any{"id": "<s>", "ids": []int{bos}, "tokens": []string{"<s>"}}},
+		},
+		"decoder": byteLevel,
+		"model":   map[string]any{"type": "BPE", "vocab": tokens, "merges": []string{}},
+	})
+}
+
+func visible(b int) bool {
+	return b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae
+}
+
+func mustJSON(v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // only for values that JSON cannot hold, which this package does not make
+	}
+	return text
+}
