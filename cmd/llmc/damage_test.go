@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // truncated returns the first n bytes of data, or all but the last -n.
@@ -21,8 +22,10 @@ func truncated(data []byte, count string) ([]byte, error) {
 	return data[:n], nil
 }
 
-// replaced returns data with the first occurrence of old replaced.
+// replaced returns data with the first occurrence of old replaced; \xff in new
+// is that byte.
 func replaced(data []byte, old, new string) ([]byte, error) {
+	new = strings.ReplaceAll(new, `\xff`, "\xff")
 	if !bytes.Contains(data, []byte(old)) {
 		return nil, fmt.Errorf("%q does not occur", old)
 	}

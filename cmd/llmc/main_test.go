@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,6 +27,8 @@ func TestScripts(t *testing.T) {
 			"tinymodel": makeTinyModel,
 			"damage":    damage,
 			"empty":     isEmptyFolder,
+			"invalid":   fails(exitInvalid),
+			"usage":     fails(exitUsage),
 		},
 	})
 }
@@ -68,5 +73,27 @@ func isEmptyFolder(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if (len(entries) == 0) == neg {
 		ts.Fatalf("%s holds %v", args[0], entries)
+	}
+}
+
+// fails is "invalid ARGS" or "usage ARGS": llmc ARGS ends with that exit code,
+// one sentence on stderr that is not a stack trace, and nothing on stdout.
+func fails(code int) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg {
+			ts.Fatalf("this command cannot be negated")
+		}
+		err := ts.Exec("llmc", args...)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != code {
+			ts.Fatalf("llmc %v: %v, want exit code %d", args, err, code)
+		}
+		if out := ts.ReadFile("stdout"); out != "" {
+			ts.Fatalf("llmc %v printed results: %s", args, out)
+		}
+		text := ts.ReadFile("stderr")
+		if !strings.HasPrefix(text, "llmc: ") || strings.Contains(text, "goroutine ") {
+			ts.Fatalf("llmc %v: not a sentence: %s", args, text)
+		}
 	}
 }
