@@ -1,0 +1,81 @@
+package eval
+
+// Report is everything measured in a run. Its JSON is part of the command
+// line's contract; a field that was not measured is absent, never zero.
+type Report struct {
+	Models []ModelReport `json:"models"` // the baseline first
+	Text   TextReport    `json:"text"`
+	// Compute says in which arithmetic the models ran, Device on what.
+	Compute string `json:"compute"`
+	Device  string `json:"device,omitempty"`
+	// PeakRSSBytes is the largest resident memory of the process, whatever the
+	// number of models.
+	PeakRSSBytes int64 `json:"peak_rss_bytes,omitempty"`
+}
+
+// Compute is the arithmetic that models are measured in.
+const Compute = "float32 activations, exactly dequantized weights"
+
+// TextReport says what text was used.
+type TextReport struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes,omitempty"`
+	// SHA256 and Tokens, with the BOS that the tokenizer adds, are of the whole
+	// text: absent when only its first windows were read.
+	SHA256 string `json:"sha256,omitempty"`
+	Tokens int64  `json:"tokens,omitempty"`
+}
+
+// ModelReport is what was measured of one model.
+type ModelReport struct {
+	Path          string  `json:"path"`
+	Architecture  string  `json:"architecture,omitempty"`
+	Scheme        string  `json:"scheme,omitempty"` // how its weights are stored
+	Parameters    int64   `json:"parameters,omitempty"`
+	SizeBytes     int64   `json:"size_bytes,omitempty"`
+	BitsPerWeight float64 `json:"bits_per_weight,omitempty"`
+
+	Perplexity       float64  `json:"perplexity"`
+	PerplexityStderr float64  `json:"perplexity_stderr"`
+	NLL              float64  `json:"nll"`     // mean, in nats
+	Tokens           int64    `json:"tokens"`  // that were scored
+	Windows          int64    `json:"windows"` // that were run
+	Context          int      `json:"context"`
+	Stride           int      `json:"stride,omitempty"` // of the protocol stride
+	Protocol         Protocol `json:"protocol"`
+	BOS              bool     `json:"bos"` // whether the tokenizer adds one
+
+	// PeakRSSBytes is the largest resident memory of a process that ran this
+	// model alone; absent when it ran together with others.
+	PeakRSSBytes int64       `json:"peak_rss_bytes,omitempty"`
+	Latency      *Latency    `json:"latency,omitempty"`
+	VsBaseline   *Comparison `json:"vs_baseline,omitempty"` // absent in the baseline
+}
+
+// Latency is how fast a model runs, each figure the median of repeated
+// measurements; the spread is the largest minus the smallest, relative to the
+// median.
+type Latency struct {
+	PrefillTokensPerSecond float64 `json:"prefill_tokens_per_second"`
+	DecodeTokensPerSecond  float64 `json:"decode_tokens_per_second"`
+	TimeToFirstTokenMS     float64 `json:"time_to_first_token_ms"`
+	PrefillSpread          float64 `json:"prefill_spread"`
+	DecodeSpread           float64 `json:"decode_spread"`
+	PromptTokens           int     `json:"prompt_tokens"`
+	DecodedTokens          int     `json:"decoded_tokens"`
+	Repeats                int     `json:"repeats"`
+}
+
+// Comparison is a model against the baseline, token by token on the same text.
+type Comparison struct {
+	PerplexityRatio float64 `json:"perplexity_ratio"`
+	// PerplexityRatioStderr pairs the tokens, so it is far smaller than what
+	// the standard errors of the two perplexities suggest.
+	PerplexityRatioStderr float64 `json:"perplexity_ratio_stderr"`
+	KLMean                float64 `json:"kl_mean"` // KL(baseline||model) in nats
+	KLStderr              float64 `json:"kl_stderr"`
+	KLP99                 float64 `json:"kl_p99"`
+	Top1Agreement         float64 `json:"top1_agreement"` // fraction of tokens whose likeliest next token is the same
+	SizeRatio             float64 `json:"size_ratio,omitempty"`
+	DecodeSpeedup         float64 `json:"decode_speedup,omitempty"` // of decoding, with latencies
+}

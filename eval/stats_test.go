@@ -1,0 +1,77 @@
+package eval
+
+import (
+	"io"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+// TestQuantiles: what does not fit is off by less than a bucket.
+func TestQuantiles(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	exact, bounded := newQuantiles(), newQuantiles()
+	bounded.limit = 100
+	for range 10001 {
+		v := math.Exp(3 * rng.NormFloat64())
+		exact.add(v)
+		bounded.add(v)
+	}
+	for _, p := range []float64{0, 0.5, 0.9, 0.99, 1} {
+		a, b := exact.at(p), bounded.at(p)
+		if math.Abs(a-b) > a/2048 {
+			t.Errorf("quantile %v is %v in buckets, %v exactly", p, b, a)
+		}
+	}
+	if bounded.values != nil {
+		t.Error("values are still kept")
+	}
+}
+
+func TestSummarizeExtremes(t *testing.T) {
+	d, ok := summarize([]float32{-3e38, 3e38, 3e38})
+	if !ok || d.top != 1 || math.Abs(d.lse-(float64(float32(3e38))+math.Ln2)) > 1e23 {
+		t.Errorf("large logits: %+v %v", d, ok)
+	}
+	inf := float32(math.Inf(1))
+	for _, bad := range []float32{inf, -inf, inf - inf} {
+		if _, ok := summarize([]float32{0, bad, 1}); ok {
+			t.Errorf("%v passes as finite", bad)
+		}
+	}
+}
+
+// TestTextReader: a text arrives whole, however its reads are cut.
+func TestTextReader(t *testing.T) {
+	text := strings.Repeat("a é € 😀\n", 20000)
+	for _, src := range []io.Reader{
+		strings.NewReader(text), iotest.OneByteReader(strings.NewReader(text)), iotest.DataErrReader(strings.NewReader(text)),
+	} {
+		for _, trim := range []bool{false, true} {
+			src := src
+			if s, ok := src.(io.Seeker); ok {
+				_, _ = s.Seek(0, io.SeekStart)
+			} else if trim {
+				src = iotest.OneByteReader(strings.NewReader(text))
+			}
+			r := newTextReader("text", src, trim)
+			got, err := io.ReadAll(r)
+			want := text
+			if trim {
+				want = text[:len(text)-1]
+			}
+			if err != nil || string(got) != want {
+				t.Errorf("trim %v: %d bytes, error %v, want %d", trim, len(got), err, len(want))
+			}
+		}
+	}
+}
+
+func TestTextReaderKeepsError(t *testing.T) {
+	r := newTextReader("text", iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader("abc"))), false)
+	if _, err := io.ReadAll(r); err == nil || !strings.Contains(err.Error(), "cannot read the text") {
+		t.Errorf("error %v, want that the text cannot be read", err)
+	}
+}
