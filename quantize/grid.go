@@ -1,0 +1,164 @@
+package quantize
+
+import (
+	"errors"
+	"math"
+
+	"llmc/dtype"
+)
+
+// Clip is how the range of a group is chosen.
+type Clip uint8
+
+// The ways to choose a range.
+const (
+	ClipNone Clip = iota // the largest magnitude is just inside
+	ClipMSE              // the range is shrunk to where the squared error is least
+)
+
+// ParseClip returns the Clip that a command line names.
+func ParseClip(name string) (Clip, bool) {
+	switch name {
+	case "", "none":
+		return ClipNone, true
+	case "mse":
+		return ClipMSE, true
+	}
+	return ClipNone, false
+}
+
+// String returns the name ParseClip reads.
+func (c Clip) String() string {
+	if c == ClipMSE {
+		return "mse"
+	}
+	return "none"
+}
+
+// The clip search of GPTQ's quantizer: ranges of 100%, 99%, ... 21%.
+const (
+	clipSteps  = 100
+	clipTrials = 80
+)
+
+// Grid is the numbers that a group of weights can take:
+// Scale * (code - Zero) for codes 0 to Max.
+type Grid struct {
+	Scale float32
+	Zero  uint8
+	Max   uint8 // 2^bits - 1
+}
+
+// Code returns the code nearest to x; halves go to the even multiple of the
+// scale.
+func (g Grid) Code(x float32) uint8 {
+	// Adding and taking away 1.5*2^23 leaves a float32 rounded to an integer.
+	const magic = 3 << 22
+	v := x / g.Scale
+	zero := float32(g.Zero)
+	v = min(max(v, -zero), float32(g.Max)-zero)
+	return uint8(int32(v+magic-magic) + int32(g.Zero))
+}
+
+// Value returns the number that a code stands for.
+func (g Grid) Value(code uint8) float32 {
+	return g.Scale * float32(int32(code)-int32(g.Zero))
+}
+
+var (
+	errNotFinite = errors.New("holds NaN or infinity")
+	errScale     = errors.New("has weights too large for scales of the chosen type")
+)
+
+// FitGrid chooses the grid of one group x. The scale is rounded to s.ScaleType
+// first, so that codes are computed for the numbers that a file will hold.
+//
+// Symmetric grids take scale = absmax / (2^(bits-1) - 1/2), asymmetric ones
+// (max - min) / (2^bits - 1) with 0 inside the range: the conventions of GPTQ
+// and compressed-tensors, under which no weight is off by more than half a
+// step. ClipMSE minimises the sum of importance * error² instead (importance
+// nil means 1), over the same grid of shrunk ranges as GPTQ's quantizer.
+func FitGrid(s Scheme, clip Clip, x, importance []float32) (Grid, error) {
+	lo, hi := float32(0), float32(0)
+	for _, v := range x {
+		if v-v != 0 { // NaN and infinities
+			return Grid{}, errNotFinite
+		}
+		lo, hi = min(lo, v), max(hi, v)
+	}
+	best := s.rangeGrid(lo, hi)
+	if math.IsInf(float64(best.Scale), 0) {
+		return Grid{}, errScale
+	}
+	if clip == ClipNone || (lo == 0 && hi == 0) {
+		return best, nil
+	}
+	least := gridError(best, x, importance, math.MaxFloat32)
+	for i := 1; i < clipTrials; i++ {
+		shrink := 1 - float32(i)/clipSteps
+		g := s.rangeGrid(lo*shrink, hi*shrink)
+		if g == best {
+			continue
+		}
+		if e := gridError(g, x, importance, least); e < least {
+			best, least = g, e
+		}
+	}
+	return best, nil
+}
+
+// rangeGrid is the grid that covers lo <= 0 <= hi.
+func (s Scheme) rangeGrid(lo, hi float32) Grid {
+	g := Grid{Max: uint8(1<<s.Bits - 1)}
+	if s.Symmetric {
+		g.Zero = uint8(1 << (s.Bits - 1))
+		g.Scale = s.roundScale(float64(max(-lo, hi)) / (float64(g.Max) / 2))
+		return g
+	}
+	g.Scale = s.roundScale((float64(hi) - float64(lo)) / float64(g.Max))
+	zero := math.RoundToEven(float64(-lo / g.Scale))
+	g.Zero = uint8(min(max(zero, 0), float64(g.Max)))
+	return g
+}
+
+// roundScale rounds a scale to what is stored. A scale of nothing but zeros is
+// 1; one too small for the type is its smallest positive number.
+func (s Scheme) roundScale(exact float64) float32 {
+	scale := float32(exact)
+	if scale == 0 {
+		return 1
+	}
+	switch s.ScaleType {
+	case dtype.F16:
+		return dtype.F16ToF32(max(dtype.F32ToF16(scale), 1))
+	case dtype.BF16:
+		return dtype.BF16ToF32(max(dtype.F32ToBF16(scale), 1))
+	}
+	return scale
+}
+
+// gridError is the sum of importance * error² of a group, in order; it may
+// stop early with any number above limit.
+func gridError(g Grid, x, importance []float32, limit float32) float32 {
+	const magic = 3 << 22
+	lo, hi := -float32(g.Zero), float32(g.Max)-float32(g.Zero)
+	var sum float32
+	for start := 0; start < len(x) && sum <= limit; start += 32 {
+		part := x[start:min(start+32, len(x))]
+		if importance == nil {
+			for _, v := range part {
+				q := min(max(v/g.Scale, lo), hi)
+				d := v - (q+magic-magic)*g.Scale
+				sum += d * d
+			}
+			continue
+		}
+		weights := importance[start:][:len(part)]
+		for i, v := range part {
+			q := min(max(v/g.Scale, lo), hi)
+			d := v - (q+magic-magic)*g.Scale
+			sum += d * d * weights[i]
+		}
+	}
+	return sum
+}

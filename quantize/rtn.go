@@ -1,0 +1,207 @@
+package quantize
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"llmc/dtype"
+	"llmc/internal/fault"
+	"llmc/kernels"
+	"llmc/kernels/blocks"
+)
+
+// RTN rounds every weight to the nearest number of its group's grid, or of its
+// block's as ggml's reference quantizer chooses it. It needs no calibration;
+// when there is one, errors are weighed by the mean square of their input.
+type RTN struct {
+	Clip    Clip // how the range of a group of integer codes is chosen
+	Threads int  // 0 means one per core
+}
+
+// Name returns "rtn".
+func (RTN) Name() string { return "rtn" }
+
+// Needs returns NeedsNothing.
+func (RTN) Needs() Needs { return NeedsNothing }
+
+// Quantize rounds l.Weight; see [Method].
+func (m RTN) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, error) {
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	rows, cols := l.Weight.Shape()
+	if s.GroupSize > 0 && s.GroupSize > cols && s.IsInteger() {
+		s.GroupSize = cols
+	}
+	var importance []float32
+	if l.Inputs != nil {
+		importance = l.Inputs.MeanSquare
+	}
+	if importance != nil && len(importance) != cols {
+		return nil, fault.Invalid("%s has %d columns, its calibration saw %d", l.Name, cols, len(importance))
+	}
+	var result kernels.Matrix
+	var err error
+	switch {
+	case !s.IsInteger():
+		result, err = m.convert(ctx, l.Weight, rows, cols, s.Type, importance)
+	case s.GroupSize == PerTensor:
+		result, err = m.roundTensor(ctx, l.Weight, rows, cols, s, importance)
+	default:
+		result, err = m.roundGroups(ctx, l.Weight, rows, cols, s, importance)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.Name, err)
+	}
+	return result, nil
+}
+
+// roundGroups gives every group of columns of every row a grid of its own.
+func (m RTN) roundGroups(ctx context.Context, w kernels.Matrix, rows, cols int, s Scheme, importance []float32) (*kernels.Groups, error) {
+	out := newGroups(rows, cols, s)
+	groups := s.groups(cols)
+	err := eachRow(ctx, m.Threads, rows, cols, func(r int, x []float32, codes []uint8) error {
+		w.Row(x, r)
+		for g := range groups {
+			lo, hi := g*out.GroupSize, min((g+1)*out.GroupSize, cols)
+			var weights []float32
+			if importance != nil {
+				weights = importance[lo:hi]
+			}
+			grid, err := FitGrid(s, m.Clip, x[lo:hi], weights)
+			if err != nil {
+				return fault.Invalid("row %d %w", r, err)
+			}
+			out.Scales[r*groups+g] = grid.Scale
+			if out.Zeros != nil {
+				out.Zeros[r*groups+g] = grid.Zero
+			}
+			for i, v := range x[lo:hi] {
+				codes[lo+i] = grid.Code(v)
+			}
+		}
+		out.SetRow(r, codes)
+		return nil
+	})
+	return out, err
+}
+
+// roundTensor gives the whole tensor one grid, repeated for every row.
+func (m RTN) roundTensor(ctx context.Context, w kernels.Matrix, rows, cols int, s Scheme, importance []float32) (*kernels.Groups, error) {
+	all := make([]float32, rows*cols)
+	err := eachRow(ctx, m.Threads, rows, cols, func(r int, _ []float32, _ []uint8) error {
+		w.Row(all[r*cols:][:cols], r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var weights []float32
+	if importance != nil && m.Clip != ClipNone {
+		weights = make([]float32, 0, rows*cols)
+		for range rows {
+			weights = append(weights, importance...)
+		}
+	}
+	grid, err := FitGrid(s, m.Clip, all, weights)
+	if err != nil {
+		return nil, fault.Invalid("%w", err)
+	}
+	out := newGroups(rows, cols, s)
+	for r := range rows {
+		out.Scales[r] = grid.Scale
+		if out.Zeros != nil {
+			out.Zeros[r] = grid.Zero
+		}
+	}
+	err = eachRow(ctx, m.Threads, rows, cols, func(r int, _ []float32, codes []uint8) error {
+		for i, v := range all[r*cols:][:cols] {
+			codes[i] = grid.Code(v)
+		}
+		out.SetRow(r, codes)
+		return nil
+	})
+	return out, err
+}
+
+// convert writes the rows as a scalar or block type. A matrix that is already
+// stored so is returned as it is.
+func (m RTN) convert(ctx context.Context, w kernels.Matrix, rows, cols int, t dtype.Type, importance []float32) (*kernels.Dense, error) {
+	if d, ok := w.(*kernels.Dense); ok && d.Type == t {
+		return d, nil
+	}
+	if t.IsBlock() && !blocks.CanQuantize(t) {
+		return nil, fault.Usage("type %s can be read but not written", t)
+	}
+	rowBytes, ok := t.RowBytes(cols)
+	if !ok {
+		return nil, fault.Usage("rows of %d are not divisible into blocks of %d, which %s needs", cols, t.BlockSize(), t)
+	}
+	data := make([]byte, rows*rowBytes)
+	err := eachRow(ctx, m.Threads, rows, cols, func(r int, x []float32, _ []uint8) error {
+		w.Row(x, r)
+		for _, v := range x {
+			if v-v != 0 {
+				return fault.Invalid("row %d %w", r, errNotFinite)
+			}
+		}
+		dst := data[r*rowBytes:][:rowBytes]
+		if t.IsBlock() {
+			return blocks.Quantize(t, dst, x, cols, importance)
+		}
+		return dtype.Encode(dst, x, t)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return kernels.NewDense(rows, cols, t, data)
+}
+
+// newGroups allocates the codes, scales and zero points of a scheme.
+func newGroups(rows, cols int, s Scheme) *kernels.Groups {
+	g := &kernels.Groups{Rows: rows, Cols: cols, Bits: s.Bits, GroupSize: s.GroupSize}
+	if s.GroupSize <= 0 {
+		g.GroupSize = cols
+	}
+	g.Codes = make([]byte, rows*g.CodeBytes())
+	g.Scales = make([]float32, rows*s.groups(cols))
+	if !s.Symmetric {
+		g.Zeros = make([]uint8, rows*s.groups(cols))
+	}
+	return g
+}
+
+// weightsPerTask is how many weights a worker takes at a time, at least a row.
+const weightsPerTask = 1 << 16
+
+// eachRow calls f for every row, several rows at a time, with scratch of cols
+// elements that belongs to the call. Rows must not depend on each other.
+func eachRow(ctx context.Context, threads, rows, cols int, f func(r int, x []float32, codes []uint8) error) error {
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	group, running := errgroup.WithContext(ctx)
+	group.SetLimit(threads)
+	step := max(1, weightsPerTask/max(cols, 1))
+	for start := 0; start < rows && running.Err() == nil; start += step {
+		group.Go(func() error {
+			x, codes := make([]float32, cols), make([]uint8, cols)
+			for r := start; r < min(start+step, rows); r++ {
+				if err := running.Err(); err != nil {
+					return err
+				}
+				if err := f(r, x, codes); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
