@@ -1,0 +1,378 @@
+// Package model is a transformer: what it is made of, where its weights are in
+// a checkpoint, and its forward pass.
+//
+// [ReadConfig] says what a checkpoint is, [Open] finds its weights, [New] puts
+// them on a device. Then [Model.Forward] runs token ids through it and
+// [Model.Logits] turns what comes out into predictions; [Generate] does both
+// in a loop. [Model.Embed], [Model.Block] and [Model.Norm] are the steps of
+// Forward for those who work block by block.
+package model
+
+import (
+	"context"
+	"fmt"
+
+	"llmc/formats"
+	"llmc/internal/fault"
+	"llmc/kernels"
+)
+
+// Model is a transformer on a device. It is for one goroutine at a time.
+type Model struct {
+	cfg  Config
+	dev  kernels.Device
+	hook Hook
+
+	embed, head kernels.Weight
+	norm        *kernels.Tensor
+	blocks      []block
+	ropes       []*kernels.Rope // by block; blocks that rotate alike share one
+	batch       int
+}
+
+// block holds one layer's weights; absent ones are nil.
+type block struct {
+	weights map[Role]kernels.Weight
+	vectors map[ID]*kernels.Tensor
+}
+
+// Hook sees the input [rows, in] of linears of a block before they use it.
+// roles are those that share it: q, k and v; o; gate and up; down. The tensor
+// is only valid during the call.
+type Hook func(block int, roles []Role, input *kernels.Tensor)
+
+// The linears of a block, by the input they share.
+var (
+	attnIn  = []Role{Q, K, V}
+	attnOut = []Role{O}
+	ffnIn   = []Role{Gate, Up}
+	ffnOut  = []Role{Down}
+)
+
+// New loads the weights onto a device.
+func New(dev kernels.Device, w *Weights) (*Model, error) {
+	m, err := NewOutline(dev, w)
+	if err != nil {
+		return nil, err
+	}
+	for i := range m.blocks {
+		if err := m.LoadBlock(w, i); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// NewOutline loads all but the blocks, for those who load them one at a time
+// with LoadBlock and let go of them with DropBlock, so that a model of any
+// size can be walked through.
+func NewOutline(dev kernels.Device, w *Weights) (*Model, error) {
+	m := &Model{cfg: w.Config, dev: dev, blocks: make([]block, w.Config.Blocks)}
+	embed, err := w.Matrix(ID{Role: Embed, Block: -1})
+	if err != nil {
+		return nil, err
+	}
+	m.embed = dev.Load(embed)
+	m.head = m.embed
+	if !m.cfg.Tied {
+		head, err := w.Matrix(ID{Role: Head, Block: -1})
+		if err != nil {
+			return nil, err
+		}
+		m.head = dev.Load(head)
+	}
+	if m.norm, err = m.vector(w, ID{Role: FinalNorm, Block: -1}); err != nil {
+		return nil, err
+	}
+	if err := m.makeRopes(w); err != nil {
+		return nil, err
+	}
+	m.batch = min(max(maxLogits/m.cfg.Vocab, 32), 512)
+	return m, nil
+}
+
+// maxLogits bounds the logits of one batch: 128 MiB of float32.
+const maxLogits = 1 << 25
+
+// makeRopes prepares each block's rotation.
+func (m *Model) makeRopes(w *Weights) error {
+	interleaved := w.Interleaved()
+	var factors []float32
+	if id := (ID{Role: RopeFreqs, Block: -1}); len(w.stored[id]) > 0 {
+		var err error
+		if factors, err = w.Vector(id); err != nil {
+			return err
+		}
+		for i, f := range factors {
+			if !(f > 0) {
+				return fault.Invalid("the tensor %s holds %v at %d, allowed is more than 0", w.Config.Family.TensorName(w.Kind, id), f, i)
+			}
+		}
+	}
+	shared := map[Rope]*kernels.Rope{}
+	for i := range m.blocks {
+		r := m.cfg.RopeOf(i)
+		if shared[r] == nil {
+			shared[r] = r.kernel(interleaved, factors)
+		}
+		m.ropes = append(m.ropes, shared[r])
+	}
+	return nil
+}
+
+// Interleaved reports whether the rows of q and k stand in the order that
+// rotates neighbours, as GGUF files of the llama family have it.
+func (w *Weights) Interleaved() bool {
+	return w.Kind == formats.GGUF && w.Config.Family.PermutedQK
+}
+
+// LoadBlock loads a block's weights onto the device, in place of those it had.
+func (m *Model) LoadBlock(w *Weights, i int) error {
+	b := block{weights: map[Role]kernels.Weight{}, vectors: map[ID]*kernels.Tensor{}}
+	for _, id := range m.cfg.IDs() {
+		if id.Block != i {
+			continue
+		}
+		if id.Role.IsMatrix() && !id.Bias {
+			mat, err := w.Matrix(id)
+			if err != nil {
+				return err
+			}
+			b.weights[id.Role] = m.dev.Load(mat)
+			continue
+		}
+		v, err := m.vector(w, id)
+		if err != nil {
+			return err
+		}
+		b.vectors[ID{Role: id.Role, Bias: id.Bias}] = v
+	}
+	m.DropBlock(i)
+	m.blocks[i] = b
+	return nil
+}
+
+// DropBlock lets go of a block's weights.
+func (m *Model) DropBlock(i int) {
+	for _, v := range m.blocks[i].vectors {
+		m.dev.Free(v)
+	}
+	m.blocks[i] = block{}
+}
+
+// SetWeight puts another weight in the place of a block's linear.
+func (m *Model) SetWeight(i int, r Role, mat kernels.Matrix) {
+	m.blocks[i].weights[r] = m.dev.Load(mat)
+}
+
+func (m *Model) vector(w *Weights, id ID) (*kernels.Tensor, error) {
+	v, err := w.Vector(id)
+	if err != nil {
+		return nil, err
+	}
+	t := m.dev.NewTensor(1, len(v))
+	m.dev.Write(t, v)
+	return t, nil
+}
+
+// Config returns what the model is.
+func (m *Model) Config() *Config { return &m.cfg }
+
+// Device returns what the model runs on.
+func (m *Model) Device() kernels.Device { return m.dev }
+
+// SetHook makes Block call h with the inputs of its linears; nil ends it.
+func (m *Model) SetHook(h Hook) { m.hook = h }
+
+// BatchRows is how many positions Forward runs at a time: enough to keep the
+// matrix kernels busy, few enough to bound the memory of their logits.
+func (m *Model) BatchRows() int { return m.batch }
+
+// SetBatchRows changes BatchRows.
+func (m *Model) SetBatchRows(n int) { m.batch = max(n, 1) }
+
+// State is one sequence on its way through the model: the keys and values of
+// the positions it has seen.
+type State struct {
+	caches []kernels.Cache
+}
+
+// NewState returns the state of an empty sequence.
+func (m *Model) NewState() *State {
+	s := &State{}
+	for range m.blocks {
+		s.caches = append(s.caches, m.dev.NewCache(m.cfg.KVHeads, m.cfg.HeadDim))
+	}
+	return s
+}
+
+// Len is the number of positions seen.
+func (s *State) Len() int {
+	if len(s.caches) == 0 {
+		return 0
+	}
+	return s.caches[0].Len()
+}
+
+// Truncate forgets all positions from n on.
+func (s *State) Truncate(n int) {
+	for _, c := range s.caches {
+		c.Truncate(n)
+	}
+}
+
+// CheckIDs returns an error when a token id is outside the vocabulary.
+func (m *Model) CheckIDs(ids []int32) error {
+	for i, id := range ids {
+		if id < 0 || int(id) >= m.cfg.Vocab {
+			return fault.Invalid("token %d has id %d, the model's vocabulary is 0 to %d", i, id, m.cfg.Vocab-1)
+		}
+	}
+	return nil
+}
+
+// Forward runs ids through the model after the positions that s holds, at most
+// BatchRows at a time, and calls each with the normalized hidden states
+// [rows, hidden] of one batch after the other; first is the index in ids of
+// its first row. The tensor is only valid during the call.
+func (m *Model) Forward(ctx context.Context, s *State, ids []int32, each func(first int, hidden *kernels.Tensor) error) error {
+	if err := m.CheckIDs(ids); err != nil {
+		return err
+	}
+	for first := 0; first < len(ids); first += m.batch {
+		x := m.Embed(ids[first:min(first+m.batch, len(ids))])
+		err := m.through(ctx, s, x)
+		if err == nil {
+			m.Norm(x)
+			err = each(first, x)
+		}
+		m.dev.Free(x)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Model) through(ctx context.Context, s *State, x *kernels.Tensor) error {
+	for i := range m.blocks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		m.Block(i, x, s)
+	}
+	return nil
+}
+
+// Embed returns the embeddings [len(ids), hidden] that the first block takes.
+// Ids must be within the vocabulary; the caller frees the tensor.
+func (m *Model) Embed(ids []int32) *kernels.Tensor {
+	x := m.dev.NewTensor(len(ids), m.cfg.Hidden)
+	m.dev.Embed(x, m.embed, ids)
+	if m.cfg.EmbedScale != 1 {
+		m.dev.Scale(x, float32(m.cfg.EmbedScale))
+	}
+	return x
+}
+
+// Norm applies the final norm to x [rows, hidden], in place.
+func (m *Model) Norm(x *kernels.Tensor) {
+	m.dev.RMSNorm(x, x, m.norm, float32(m.cfg.NormEps))
+}
+
+// Logits returns the predictions [rows, vocab] of normalized hidden states
+// [rows, hidden]. The caller frees the tensor.
+func (m *Model) Logits(hidden *kernels.Tensor) *kernels.Tensor {
+	out := m.dev.NewTensor(hidden.Rows, m.cfg.Vocab)
+	m.dev.MatMul(out, hidden, m.head)
+	if m.cfg.LogitCap > 0 {
+		m.dev.SoftCap(out, float32(m.cfg.LogitCap))
+	}
+	return out
+}
+
+// Block runs block i over x [rows, hidden], in place, after the positions that
+// s holds for that block.
+func (m *Model) Block(i int, x *kernels.Tensor, s *State) {
+	if m.blocks[i].weights == nil {
+		panic(fmt.Sprintf("model: block %d is not loaded", i))
+	}
+	m.attention(i, x, s.caches[i])
+	m.feedForward(i, x)
+}
+
+// attention adds the block's self-attention to x.
+func (m *Model) attention(i int, x *kernels.Tensor, cache kernels.Cache) {
+	c, d := &m.cfg, m.dev
+	in := d.NewTensor(x.Rows, c.Hidden)
+	m.normTo(i, AttnNorm, in, x)
+	m.see(i, attnIn, in)
+	q := m.linear(i, Q, in)
+	k := m.linear(i, K, in)
+	v := m.linear(i, V, in)
+	d.Free(in)
+	if c.Family.QKNorm {
+		m.normTo(i, QNorm, q, q)
+		m.normTo(i, KNorm, k, k)
+	}
+	start := cache.Len()
+	d.Rotate(q, c.HeadDim, m.ropes[i], start)
+	d.Rotate(k, c.HeadDim, m.ropes[i], start)
+	mixed := d.NewTensor(x.Rows, c.Heads*c.HeadDim)
+	d.Attention(mixed, q, k, v, cache, kernels.AttentionSpec{
+		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim,
+		Scale: float32(c.AttnScale), Window: c.WindowOf(i),
+	})
+	d.Free(q)
+	d.Free(k)
+	d.Free(v)
+	m.see(i, attnOut, mixed)
+	m.addTo(i, x, m.linear(i, O, mixed), PostAttnNorm)
+	d.Free(mixed)
+}
+
+// feedForward adds the block's gated feed-forward layer to x.
+func (m *Model) feedForward(i int, x *kernels.Tensor) {
+	d := m.dev
+	in := d.NewTensor(x.Rows, m.cfg.Hidden)
+	m.normTo(i, FFNNorm, in, x)
+	m.see(i, ffnIn, in)
+	gate, up := m.linear(i, Gate, in), m.linear(i, Up, in)
+	d.Free(in)
+	d.Gate(gate, gate, up, m.cfg.Activation)
+	d.Free(up)
+	m.see(i, ffnOut, gate)
+	m.addTo(i, x, m.linear(i, Down, gate), PostFFNNorm)
+	d.Free(gate)
+}
+
+// linear returns one linear's output, bias added.
+func (m *Model) linear(i int, r Role, in *kernels.Tensor) *kernels.Tensor {
+	w := m.blocks[i].weights[r]
+	rows, _ := w.Shape()
+	out := m.dev.NewTensor(in.Rows, rows)
+	m.dev.MatMul(out, in, w)
+	if bias := m.blocks[i].vectors[ID{Role: r, Bias: true}]; bias != nil {
+		m.dev.Add(out, bias)
+	}
+	return out
+}
+
+// addTo adds y to x, normalized first in families that do so, and frees y.
+func (m *Model) addTo(i int, x, y *kernels.Tensor, post Role) {
+	if m.cfg.Family.PostNorms {
+		m.normTo(i, post, y, y)
+	}
+	m.dev.Add(x, y)
+	m.dev.Free(y)
+}
+
+func (m *Model) normTo(i int, r Role, dst, x *kernels.Tensor) {
+	m.dev.RMSNorm(dst, x, m.blocks[i].vectors[ID{Role: r}], float32(m.cfg.NormEps))
+}
+
+func (m *Model) see(i int, roles []Role, in *kernels.Tensor) {
+	if m.hook != nil {
+		m.hook(i, roles, in)
+	}
+}
