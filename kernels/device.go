@@ -4,7 +4,8 @@ package kernels
 // transformer on them. The CPU is one ([NewCPU]); a GPU can stand behind the
 // same calls. Calls return when their result is ready to be used by the next
 // call on the same device. Shapes that do not fit are a programming error and
-// panic; a Device is for one goroutine at a time.
+// panic; a Device is for one goroutine at a time. NaN in an operand gives NaN
+// in every result that depends on it.
 type Device interface {
 	// Name says what the device is, for reports: "cpu avx512, 2 threads".
 	Name() string
@@ -81,12 +82,14 @@ const (
 	GELUTanh                   // the tanh approximation of GELU (arXiv 1606.08415, section 2)
 	GELU                       // x * Phi(x), by the error function
 	ReLU
+
+	numActivations
 )
 
 // Rope is how rotary position embedding turns pairs of elements: pair j of a
 // head turns by position*InvFreq[j], and cosine and sine are multiplied by
 // Scale (YaRN's attention factor, 1 otherwise). Elements past 2*len(InvFreq)
-// of a head are left alone.
+// of a head are left alone. A Rope must not change once a device has used it.
 type Rope struct {
 	InvFreq     []float64
 	Scale       float64

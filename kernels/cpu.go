@@ -1,0 +1,166 @@
+package kernels
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+)
+
+// CPU is the [Device] that computes on this machine's processors. Weights stay
+// where they lie, in their own number format; activations are float32.
+type CPU struct {
+	*engine
+}
+
+// engine is what a CPU works with. It is apart from CPU so that a CPU that
+// nothing refers to any more can be collected while workers still wait.
+type engine struct {
+	ops     *ops
+	pool    *pool
+	free    []*Tensor
+	scratch []scratch // per worker
+	jobs    jobs
+	packed  []float32 // the activations of a matrix product, see gemm.go
+	angles  map[*Rope]*angles
+}
+
+// scratch is memory of one worker that a part of a task may use until it
+// returns.
+type scratch struct {
+	row   []float32 // a dequantized row, or some
+	panel []float32 // packed weights
+	tile  []float32 // a tile that does not fit the result
+	attn  attentionTile
+}
+
+// jobs are the tasks, kept so that running one allocates nothing.
+type jobs struct {
+	product product
+	dots    dots
+	pack    pack
+	rows    rowTask
+	attend  attend
+}
+
+var _ Device = (*CPU)(nil)
+
+// NewCPU returns a device that computes on the given number of threads;
+// threads <= 0 means GOMAXPROCS. It uses the best instructions that the machine
+// has and the environment variable LLMC_CPU (portable, avx2, avx512) allows;
+// [CheckLevel] tells whether that variable can be honoured.
+func NewCPU(threads int) *CPU {
+	return newCPU(threads, chooseLevel(os.Getenv("LLMC_CPU")))
+}
+
+func newCPU(threads int, o *ops) *CPU {
+	e := &engine{ops: o, pool: newPool(threads), angles: map[*Rope]*angles{}}
+	e.scratch = make([]scratch, e.pool.threads)
+	c := &CPU{e}
+	runtime.AddCleanup(c, func(p *pool) { p.close() }, e.pool)
+	return c
+}
+
+// Close ends the device's threads. The device must not be used after it.
+func (c *CPU) Close() { c.pool.close() }
+
+// Name says which instructions and how many threads the device uses.
+func (c *CPU) Name() string {
+	s := "s"
+	if c.pool.threads == 1 {
+		s = ""
+	}
+	return fmt.Sprintf("cpu %s, %d thread%s", c.ops.level, c.pool.threads, s)
+}
+
+// Threads is the number of threads that the device uses.
+func (c *CPU) Threads() int { return c.pool.threads }
+
+// weight is a Weight of the CPU.
+type weight struct {
+	Matrix
+	rows, cols int
+}
+
+// Load makes a weight ready for MatMul and Embed. Nothing is copied: m's
+// memory must stay valid as long as the weight is used.
+func (c *CPU) Load(m Matrix) Weight {
+	rows, cols := m.Shape()
+	return &weight{Matrix: m, rows: rows, cols: cols}
+}
+
+// wasteful is how much larger than asked for a tensor's memory may be, so that
+// a vector does not keep the logits of a batch.
+const wasteful = 8
+
+// NewTensor returns a zeroed tensor of shape [rows, cols], in memory of a freed
+// one where that fits.
+func (c *CPU) NewTensor(rows, cols int) *Tensor {
+	n := rows * cols
+	best := -1
+	for i, t := range c.free {
+		size := cap(t.Data)
+		if size >= n && size <= wasteful*n+wasteful && (best < 0 || size < cap(c.free[best].Data)) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return &Tensor{Rows: rows, Cols: cols, Data: alignedFloats(n)}
+	}
+	t := c.free[best]
+	last := len(c.free) - 1
+	c.free[best], c.free = c.free[last], c.free[:last]
+	t.Rows, t.Cols, t.Data = rows, cols, t.Data[:n]
+	clear(t.Data)
+	return t
+}
+
+// maxFree is how many freed tensors are kept: more than one forward pass uses.
+const maxFree = 64
+
+// Free gives a tensor's memory back for reuse; t must not be used again.
+func (c *CPU) Free(t *Tensor) {
+	if len(c.free) == maxFree {
+		// The smallest is the cheapest to make again.
+		least := 0
+		for i := range c.free {
+			if cap(c.free[i].Data) < cap(c.free[least].Data) {
+				least = i
+			}
+		}
+		c.free[least] = t
+		return
+	}
+	c.free = append(c.free, t)
+}
+
+// Write copies src, row-major, into dst, which has as many elements.
+func (c *CPU) Write(dst *Tensor, src []float32) {
+	mustEqual("Write", len(src), len(dst.Data))
+	copy(dst.Data, src)
+}
+
+// Read copies src, row-major, into dst, which has as many elements.
+func (c *CPU) Read(dst []float32, src *Tensor) {
+	mustEqual("Read", len(dst), len(src.Data))
+	copy(dst, src.Data)
+}
+
+// row returns row i of t.
+func (t *Tensor) row(i int) []float32 { return t.Data[i*t.Cols:][:t.Cols:t.Cols] }
+
+// mustEqual panics when two lengths that the caller vouches for differ.
+func mustEqual(op string, got, want int) {
+	if got != want {
+		panic(fmt.Sprintf("kernels: %s: a shape is %d and must be %d", op, got, want))
+	}
+}
+
+// floats returns buf with length n, with new memory if it is too small. What
+// is in it is not defined.
+func floats(buf *[]float32, n int) []float32 {
+	if cap(*buf) < n {
+		*buf = alignedFloats(n)
+	}
+	*buf = (*buf)[:n]
+	return *buf
+}

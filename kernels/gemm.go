@@ -1,0 +1,172 @@
+package kernels
+
+// The matrix product c[n, out] = x[n, k] wᵀ, w [out, k].
+//
+// From a few rows of x on, the product is tiled: x is copied once into slabs of
+// blockK columns, rows after rows, and each part of the task takes blockOut
+// rows of w, dequantizes blockK columns of them into panels [blockK, nr], and
+// multiplies every tile of mr rows of x with every panel. Each element of c is
+// summed in the order of k within a block, and the blocks' sums are added in
+// order, whatever n and the number of threads are.
+//
+// Fewer rows than that are dot products with each row of w, dequantized in the
+// cache.
+const (
+	maxDotRows = 8
+	blockK     = 256 // a multiple of columnStep
+	blockOut   = 128 // a multiple of every nr
+	slabPad    = 16  // keeps rows of a slab from falling into the same cache sets
+	slabWidth  = blockK + slabPad
+	dotRows    = 32 // rows of w in one part of a few-row product
+)
+
+// MatMul sets dst [n, out] to x [n, in] times wᵀ, w [out, in].
+func (c *CPU) MatMul(dst, x *Tensor, w Weight) {
+	m := w.(*weight)
+	mustEqual("MatMul", x.Cols, m.cols)
+	mustEqual("MatMul", dst.Cols, m.rows)
+	mustEqual("MatMul", dst.Rows, x.Rows)
+	if x.Rows <= maxDotRows {
+		c.jobs.dots = dots{e: c.engine, dst: dst, x: x, w: m}
+		c.pool.run(ceilDiv(m.rows, dotRows), &c.jobs.dots)
+		c.jobs.dots = dots{}
+		return
+	}
+	slabs := ceilDiv(x.Cols, blockK)
+	packed := floats(&c.packed, slabs*x.Rows*slabWidth)
+	c.jobs.pack = pack{x: x, packed: packed}
+	c.pool.run(x.Rows, &c.jobs.pack)
+	c.jobs.product = product{e: c.engine, dst: dst, rows: x.Rows, k: x.Cols, packed: packed, w: m}
+	c.pool.run(ceilDiv(m.rows, blockOut), &c.jobs.product)
+	c.jobs.pack, c.jobs.product = pack{}, product{}
+}
+
+func ceilDiv(a, b int) int { return (a + b - 1) / b }
+
+// pack copies rows of x into slabs [k/blockK, rows, slabWidth].
+type pack struct {
+	x      *Tensor
+	packed []float32
+}
+
+func (t *pack) run(_, row int) {
+	x := t.x.row(row)
+	for at := row * slabWidth; len(x) > 0; at += t.x.Rows * slabWidth {
+		n := copy(t.packed[at:][:blockK], x)
+		x = x[n:]
+	}
+}
+
+// product multiplies all rows of x with blockOut rows of w in each part.
+type product struct {
+	e       *engine
+	dst     *Tensor
+	rows, k int
+	packed  []float32
+	w       *weight
+}
+
+func (t *product) run(worker, part int) {
+	o := t.e.ops
+	s := &t.e.scratch[worker]
+	first := part * blockOut
+	outs := min(blockOut, t.w.rows-first)
+	panels := floats(&s.panel, blockOut*blockK)
+	for from := 0; from < t.k; from += blockK {
+		k := min(blockK, t.k-from)
+		t.packWeights(s, panels, first, outs, from, k)
+		slab := t.packed[from/blockK*t.rows*slabWidth:]
+		for j := 0; j < outs; j += o.nr {
+			t.multiply(s, slab, panels[j/o.nr*k*o.nr:], first+j, min(o.nr, outs-j), k, from > 0)
+		}
+	}
+}
+
+// multiply adds the product of a slab and one panel to columns [out, out+n) of
+// the result, or sets them to it.
+func (t *product) multiply(s *scratch, slab, panel []float32, out, n, k int, accumulate bool) {
+	o := t.e.ops
+	for i := 0; i < t.rows; i += o.mr {
+		rows := min(o.mr, t.rows-i)
+		c := t.dst.Data[i*t.dst.Cols+out:]
+		if n == o.nr {
+			o.micro(rows, k, slab[i*slabWidth:], slabWidth, panel, c, t.dst.Cols, accumulate)
+			continue
+		}
+		tile := floats(&s.tile, rows*o.nr)
+		o.micro(rows, k, slab[i*slabWidth:], slabWidth, panel, tile, o.nr, false)
+		for r := range rows {
+			dst, sum := c[r*t.dst.Cols:][:n], tile[r*o.nr:][:n]
+			if accumulate {
+				o.add(dst, sum)
+			} else {
+				copy(dst, sum)
+			}
+		}
+	}
+}
+
+// packWeights dequantizes columns [from, from+k) of rows [first, first+outs)
+// of w into panels [outs/nr, k, nr], with zeros after the last row.
+func (t *product) packWeights(s *scratch, panels []float32, first, outs, from, k int) {
+	o := t.e.ops
+	if d, ok := t.w.Matrix.(*Dense); ok {
+		if all := d.float32s(); all != nil {
+			for j := 0; j < outs; j += o.nr {
+				o.transpose(panels[j*k:], all[(first+j)*t.k+from:], t.k, min(o.nr, outs-j), k)
+			}
+			return
+		}
+	}
+	for j := 0; j < outs; j += o.nr {
+		rows := min(o.nr, outs-j)
+		buf := floats(&s.row, o.nr*k)
+		t.w.dequantize(s, buf, first+j, rows, from, k)
+		o.transpose(panels[j*k:], buf, k, rows, k)
+	}
+}
+
+// dequantize sets dst [rows, k] to columns [from, from+k) of rows from first
+// on.
+func (w *weight) dequantize(s *scratch, dst []float32, first, rows, from, k int) {
+	part, ok := w.Matrix.(columnReader)
+	if ok {
+		for r := range rows {
+			part.columns(dst[r*k:][:k], first+r, from)
+		}
+		return
+	}
+	whole := floats(&s.tile, w.cols)
+	for r := range rows {
+		w.Row(whole, first+r)
+		copy(dst[r*k:][:k], whole[from:])
+	}
+}
+
+// dots multiplies a few rows of x with dotRows rows of w in each part.
+type dots struct {
+	e   *engine
+	dst *Tensor
+	x   *Tensor
+	w   *weight
+}
+
+func (t *dots) run(worker, part int) {
+	o := t.e.ops
+	var all []float32
+	if d, ok := t.w.Matrix.(*Dense); ok {
+		all = d.float32s()
+	}
+	buf := floats(&t.e.scratch[worker].row, t.w.cols)
+	for r := part * dotRows; r < min(t.w.rows, (part+1)*dotRows); r++ {
+		row := buf
+		if all != nil {
+			row = all[r*t.w.cols:][:t.w.cols]
+		} else {
+			t.w.Row(row, r)
+		}
+		for i := range t.x.Rows {
+			t.dst.Data[i*t.dst.Cols+r] = o.dot(t.x.row(i), row)
+		}
+	}
+}
