@@ -1,0 +1,194 @@
+package tokenizer
+
+import (
+	"maps"
+	"slices"
+	"sync"
+)
+
+// ggufPre is how a kind of byte pair vocabulary of GGUF files cuts words.
+type ggufPre struct {
+	names       []string
+	expressions []string
+	wholeWords  bool // words that are tokens are not merged together
+	addBOS      bool // where the metadata does not say
+	noBOS       bool // there is none where the metadata does not say
+	raw         bool // tokens are written as text, not as byteEncode does
+
+	once  sync.Once
+	steps []preTokenizer
+}
+
+// Expressions that several kinds share. They are those of llama.cpp, which
+// differ from the original ones of the models where its engine made that
+// necessary.
+const (
+	suffixes = `(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`
+	ending   = ` ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	slashEnd = ` ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+
+	llama3Words   = suffixes + `|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|` + ending
+	qwen2Words    = suffixes + `|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|` + ending
+	deepseekWords = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+" +
+		`|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+
+	upper      = `[\p{L}&&[^a-z]]`
+	lower      = `[\p{L}&&[^A-Z]]`
+	upperMarks = `[\p{L}\p{M}&&[^a-z]]`
+	lowerMarks = `[\p{L}\p{M}&&[^A-Z]]`
+	casedWords = `[^\r\n\p{L}\p{N}]?` + upper + `*` + lower + `+` + suffixes + `?|[^\r\n\p{L}\p{N}]?` + upper + `+` + lower + `*` + suffixes + `?`
+	lmWords    = `[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+` + suffixes + `?`
+
+	chinese   = `[一-龥぀-ゟ゠-ヿ]+`
+	notBreaks = `[^\n]+|[\n]+`
+	finnish   = ` ?[^(\s|.,!?…。，、।۔،)]+`
+	han       = `一-鿿㐀-䶿𠀀-𪛟𪜀-𫜿𫝀-𫠟𫠠-𬺯𬺰-𮯯豈-﫿丽-𯨟`
+	deepseekL = `A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃`
+)
+
+// The names of splitters that are not expressions.
+const (
+	digitGroups  = "digit groups"
+	digitTriples = "digit triples"
+)
+
+var ggufPreList = []*ggufPre{
+	{names: []string{"", "default"}, expressions: []string{`[\p{P}\$\+<=>\^~\|]+`, gpt2Words, `\p{N}+`, `[0-9][0-9][0-9]`}},
+	{names: []string{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
+		expressions: []string{llama3Words}, wholeWords: true, addBOS: true},
+	{names: []string{"dbrx", "smaug-bpe"}, expressions: []string{llama3Words}},
+	{names: []string{"chatglm-bpe"}, expressions: []string{llama3Words}, noBOS: true},
+	{names: []string{"glm4", "glm5"}, expressions: []string{llama3Words}, noBOS: true, wholeWords: true},
+	{names: []string{"jais-2"}, expressions: []string{suffixes + `|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+` +
+		`|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}`}},
+	{names: []string{"minicpm5"}, expressions: []string{`\p{N}{1,3}`, suffixes + `|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+|` + ending}, wholeWords: true},
+	{names: []string{"deepseek-llm"}, expressions: []string{`[\r\n]`, `\s?[` + deepseekL + `]+`, `\s?[!-/:-~！-／：-～‘-‟　-。]+`, `\s+$`, `[一-龥ࠀ-一가-퟿]+`, `\p{N}+`}},
+	{names: []string{"deepseek-coder"}, expressions: []string{`[\r\n]`, `\s?\p{L}+`, `\s?\p{P}+`, `[一-龥ࠀ-一가-퟿]+`, `\p{N}`}},
+	{names: []string{"deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"}, expressions: []string{`\p{N}{1,3}`, chinese, deepseekWords}},
+	{names: []string{"spark2_5"}, expressions: []string{`\p{N}{1,3}`, chinese,
+		"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+" + `|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+`, `\p{N}`}},
+	{names: []string{"youtu"}, expressions: []string{`[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+`, lmWords + `|\p{N}|` + slashEnd}, wholeWords: true},
+	{names: []string{"falcon"}, expressions: []string{"[\\p{P}\\$\\+<=>\\^~\\|`]+", gpt2Words, `[0-9][0-9][0-9]`}},
+	{names: []string{"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"},
+		expressions: []string{`\p{N}`, gpt2Words}},
+	{names: []string{"gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum", "modern-bert",
+		"jina-v1-en", "jina-v2-code", "roberta-bpe", "exaone4", "mpt", "olmo", "jais", "trillion", "granite-docling"},
+		expressions: []string{gpt2Words}},
+	{names: []string{"qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"},
+		expressions: []string{qwen2Words}},
+	{names: []string{"qwen35"}, expressions: []string{suffixes + `|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`}},
+	{names: []string{"ufakzeka"}, expressions: []string{`[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|` + ending}},
+	{names: []string{"poro-chat", "bloom", "gpt3-finnish"}, expressions: []string{finnish}},
+	{names: []string{"viking"}, expressions: []string{finnish, `\p{N}`}},
+	{names: []string{"tekken"}, wholeWords: true, addBOS: true, expressions: []string{
+		`[^\r\n\p{L}\p{N}]?` + upper + `*` + lower + `+|[^\r\n\p{L}\p{N}]?` + upper + `+` + lower + `*|\p{N}|` + slashEnd}},
+	{names: []string{"gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"}, expressions: []string{casedWords + `|\p{N}{1,3}|` + slashEnd}},
+	{names: []string{"granite-embed-multi-97m"}, wholeWords: true, expressions: []string{
+		`[^\r\n\p{L}\p{N}]?` + upperMarks + `*` + lowerMarks + `+` + suffixes + `?|[^\r\n\p{L}\p{N}]?` + upperMarks + `+` + lowerMarks + `*` + suffixes + `?|\p{N}{1,3}|` + slashEnd}},
+	{names: []string{"tiny_aya", "cohere2moe"}, expressions: []string{digitGroups, lmWords + `|\p{N}{1,3}|` + slashEnd}},
+	{names: []string{"chameleon"}, addBOS: true, expressions: []string{`<sentinel:[0-9]+>`, `IMGIMG[A-I]{1,4}Z`, `[\t\n]|    |  `, `\p{N}`, "[\\p{P}!-/:-@\\[-`{-~]", gpt2Words}},
+	{names: []string{"kimi-k2"}, expressions: []string{`[` + han + `]+|[^\r\n\p{L}\p{N}]?[\p{L}&&[^` + han + `]]+` + suffixes + `?|\p{N}{1,3}|` + ending}},
+	{names: []string{"superbpe"}, expressions: []string{`\p{N}+`, digitTriples}},
+	{names: []string{"bailingmoe", "bailingmoe2", "llada-moe"}, expressions: []string{
+		`'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+`}},
+	{names: []string{"seed-coder"}, expressions: []string{suffixes + `|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+`}},
+	{names: []string{"afmoe"}, expressions: []string{digitGroups, `[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+`, deepseekWords}},
+	{names: []string{"laguna"}, expressions: []string{notBreaks, qwen2Words}},
+	{names: []string{"exaone-moe"}, expressions: []string{suffixes +
+		`|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+`}},
+	{names: []string{"gemma4", "granite-embed-multi-311m", "sarvam-moe"}, expressions: []string{notBreaks}, raw: true},
+}
+
+// ggufPres finds the kinds by their names.
+var ggufPres = func() map[string]*ggufPre {
+	byName := make(map[string]*ggufPre)
+	for _, p := range ggufPreList {
+		for _, name := range p.names {
+			byName[name] = p
+		}
+	}
+	return byName
+}()
+
+// PreTokenizers returns the values of tokenizer.ggml.pre that [FromVocab]
+// knows, sorted.
+func PreTokenizers() []string {
+	names := slices.Sorted(maps.Keys(ggufPres))
+	return slices.DeleteFunc(names, func(s string) bool { return s == "" })
+}
+
+// split returns the pre-tokenizers, compiled when they are first asked for.
+func (p *ggufPre) split() []preTokenizer {
+	p.once.Do(func() {
+		for _, expr := range p.expressions {
+			var step preTokenizer
+			switch expr {
+			case digitGroups:
+				step = groupDigits{}
+			case digitTriples:
+				step = tripleDigits{}
+			default:
+				m, err := compileRegex(expr)
+				if err != nil {
+					panic("tokenizer: " + err.Error()) // a test compiles them all
+				}
+				step = &splitter{match: m}
+			}
+			p.steps = append(p.steps, step)
+		}
+	})
+	return p.steps
+}
+
+// groupDigits cuts each run of digits into groups of three from the right.
+// What is before a run is cut off together with its first group.
+type groupDigits struct{}
+
+func (groupDigits) split(word string, _ bool, dst []string, s *scratch) []string {
+	from := 0
+	s.spans = digitRuns.matches(word, s.spans[:0])
+	for _, run := range s.spans {
+		n := 0
+		for range word[run.start:run.end] {
+			n++
+		}
+		for i := range word[run.start:run.end] {
+			if i > 0 && n%3 == 0 {
+				dst = append(dst, word[from:run.start+i])
+				from = run.start + i
+			}
+			n--
+		}
+		dst = append(dst, word[from:run.end])
+		from = run.end
+	}
+	return appendWord(dst, word[from:])
+}
+
+var digitRuns = mustPattern(`\p{N}+`)
+
+// tripleDigits cuts within a run of ASCII digits before every place that has a
+// multiple of three of them after it.
+type tripleDigits struct{}
+
+func (tripleDigits) split(word string, _ bool, dst []string, _ *scratch) []string {
+	from := 0
+	for i := 0; i < len(word); i++ {
+		if !isDigit(word[i]) {
+			continue
+		}
+		end := i
+		for end < len(word) && isDigit(word[end]) {
+			end++
+		}
+		for ; i < end; i++ {
+			if (end-i)%3 == 0 {
+				dst = appendWord(dst, word[from:i])
+				from = i
+			}
+		}
+	}
+	return appendWord(dst, word[from:])
+}
+
+func isDigit(b byte) bool { return b >= '0' && b <= '9' }

@@ -1,0 +1,154 @@
+package tokenizer
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// normalizer rewrites a fragment of text before it is cut into words.
+type normalizer func(string) string
+
+func normalizeAll(ns []normalizer, text string) string {
+	for _, n := range ns {
+		text = n(text)
+	}
+	return text
+}
+
+func unicodeForm(f norm.Form) normalizer {
+	return func(s string) string {
+		if isASCII(s) {
+			return s
+		}
+		return f.String(s)
+	}
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// lowercase maps runes as Rust's char::to_lowercase does: each by itself, the
+// dotted capital I to two.
+func lowercase(s string) string {
+	if strings.ContainsRune(s, 'İ') {
+		s = strings.ReplaceAll(s, "İ", "i\u0307")
+	}
+	return strings.Map(unicode.ToLower, s)
+}
+
+func prepend(prefix string) normalizer {
+	return func(s string) string {
+		if s == "" {
+			return s
+		}
+		return prefix + s
+	}
+}
+
+func stripAccents(s string) string {
+	loadCategories()
+	return strings.Map(func(r rune) rune {
+		if isCategory(r, maskM) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+func stripSpace(left, right bool) normalizer {
+	loadCategories()
+	return func(s string) string {
+		if left {
+			s = strings.TrimLeftFunc(s, isSpace)
+		}
+		if right {
+			s = strings.TrimRightFunc(s, isSpace)
+		}
+		return s
+	}
+}
+
+// replaceMatches replaces what m finds by content.
+func replaceMatches(m matcher, content string) normalizer {
+	return func(s string) string {
+		found := m.matches(s, nil)
+		if len(found) == 0 {
+			return s
+		}
+		var b strings.Builder
+		from := 0
+		for _, f := range found {
+			b.WriteString(s[from:f.start])
+			b.WriteString(content)
+			from = f.end
+		}
+		b.WriteString(s[from:])
+		return b.String()
+	}
+}
+
+func replaceString(old, content string) normalizer {
+	return func(s string) string { return strings.ReplaceAll(s, old, content) }
+}
+
+// bertNormalizer cleans text as BERT's tokenizer does.
+func bertNormalizer(clean, chinese, accents, lower bool) normalizer {
+	loadCategories()
+	return func(s string) string {
+		if clean {
+			s = cleanText(s)
+		}
+		if chinese {
+			s = spaceChinese(s)
+		}
+		if accents {
+			s = stripAccents(norm.NFD.String(s))
+		}
+		if lower {
+			s = lowercase(s)
+		}
+		return s
+	}
+}
+
+func cleanText(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t' || r == '\n' || r == '\r' || isCategory(r, maskZ):
+			return ' '
+		case r == 0 || r == 0xfffd || isCategory(r, maskC):
+			return -1
+		}
+		return r
+	}, s)
+}
+
+func spaceChinese(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if isChinese(r) {
+			b.WriteByte(' ')
+			b.WriteRune(r)
+			b.WriteByte(' ')
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func isChinese(r rune) bool {
+	return r >= 0x4e00 && r <= 0x9fff || r >= 0x3400 && r <= 0x4dbf ||
+		r >= 0x20000 && r <= 0x2a6df || r >= 0x2a700 && r <= 0x2b73f ||
+		r >= 0x2b740 && r <= 0x2b81f || r >= 0x2b920 && r <= 0x2ceaf ||
+		r >= 0xf900 && r <= 0xfaff || r >= 0x2f800 && r <= 0x2fa1f
+}

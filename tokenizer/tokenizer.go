@@ -1,0 +1,171 @@
+// Package tokenizer turns text into token ids and back.
+//
+// Make a tokenizer with [FromJSON], from the tokenizer.json of a Hugging Face
+// checkpoint, or with [FromVocab], from the metadata of a GGUF file; then call
+// [Tokenizer.Encode], [Tokenizer.EncodeReader] for texts too large to hold, and
+// [Tokenizer.Decode]. The ids are those of the tokenizers library and of
+// llama.cpp respectively. [Tokenizer.Vocab] and [Tokenizer.JSON] convert from
+// either world to the other.
+//
+// A tokenizer is a chain: added tokens are taken out of the text, what is left
+// is normalized, cut into words by the pre-tokenizers, and each word is encoded
+// by a model: byte pair encoding by merges (bpe.go) or by scores (spm.go), or a
+// unigram model (unigram.go). Where words are cut is written as regular
+// expressions; pattern.go compiles them to something faster than a general
+// engine. Character categories are those of the Unicode version of the Go
+// library, so characters that are newer than it, or than the tables of the
+// other engines, may be cut differently.
+package tokenizer
+
+import (
+	"io"
+	"strings"
+	"sync"
+)
+
+// Tokenizer converts between text and token ids. It is safe for concurrent use.
+type Tokenizer struct {
+	tokens []string // by id, as the vocabulary writes them; "" for an unused id
+	kinds  []tokenKind
+	ids    map[string]int32
+
+	rawAdded        addedSet // looked for in the text as it is
+	normalizedAdded addedSet // looked for after normalizing
+	normalizers     []normalizer
+	pre             []preTokenizer
+	model           model
+
+	before, after []int32 // what special tokens are added around a text
+	bos, eos      int32   // -1 if there is none
+	addsBOS       bool
+
+	decoders []decoder
+	pieces   pieceStyle
+
+	source any // what the tokenizer was made from: *jsonSource or *Vocab
+	pool   sync.Pool
+}
+
+// tokenKind says what a token is for. The values are GGUF's token types.
+type tokenKind = int32
+
+const (
+	kindNormal      tokenKind = 1
+	kindUnknown     tokenKind = 2
+	kindControl     tokenKind = 3
+	kindUserDefined tokenKind = 4
+	kindUnused      tokenKind = 5
+	kindByte        tokenKind = 6
+)
+
+// Encode returns the token ids of text. With addSpecial the tokens that the
+// tokenizer puts around a text are added, such as the beginning-of-sequence
+// token; with parseSpecial special tokens written in the text are recognised,
+// otherwise they are text like any other. Bytes that are not UTF-8 count as
+// U+FFFD each, except where the vocabulary spells bytes.
+func (t *Tokenizer) Encode(text string, addSpecial, parseSpecial bool) []int32 {
+	s := t.scratch()
+	defer t.pool.Put(s)
+	var out []int32
+	if addSpecial {
+		out = append(out, t.before...)
+	}
+	out = t.encodeText(text, parseSpecial, s, out)
+	if addSpecial {
+		out = append(out, t.after...)
+	}
+	return out
+}
+
+func (t *Tokenizer) scratch() *scratch {
+	if s, ok := t.pool.Get().(*scratch); ok {
+		return s
+	}
+	return &scratch{cache: make(map[string][]int32)}
+}
+
+func (t *Tokenizer) encodeText(text string, parseSpecial bool, s *scratch, out []int32) []int32 {
+	if !t.pieces.rawBytes {
+		text = validText(text)
+	}
+	s.fragments = t.rawAdded.split(text, parseSpecial, s.fragments[:0])
+	for i, f := range s.fragments {
+		if f.id >= 0 {
+			out = append(out, f.id)
+			continue
+		}
+		f.text = normalizeAll(t.normalizers, f.text)
+		s.inner = t.normalizedAdded.split(f.text, parseSpecial, s.inner[:0])
+		for j, g := range s.inner {
+			if g.id >= 0 {
+				out = append(out, g.id)
+			} else {
+				out = t.encodeFragment(g.text, i == 0 && j == 0, s, out)
+			}
+		}
+	}
+	return out
+}
+
+// encodeFragment encodes normalized text without added tokens.
+func (t *Tokenizer) encodeFragment(text string, begins bool, s *scratch, out []int32) []int32 {
+	words := append(s.words[0][:0], text)
+	next := s.words[1][:0]
+	for _, p := range t.pre {
+		for i, w := range words {
+			next = p.split(w, begins && i == 0, next, s)
+		}
+		words, next = next, words[:0]
+	}
+	s.words = [2][]string{words, next}
+	for _, w := range words {
+		out = t.encodeWord(w, s, out)
+	}
+	clear(s.words[0]) // do not keep the text alive
+	return out
+}
+
+const (
+	maxCachedWord  = 48 // bytes
+	maxCachedWords = 1 << 16
+)
+
+func (t *Tokenizer) encodeWord(word string, s *scratch, out []int32) []int32 {
+	if len(word) > maxCachedWord {
+		return t.model.encode(word, s, out)
+	}
+	if ids, ok := s.cache[word]; ok {
+		return append(out, ids...)
+	}
+	from := len(out)
+	out = t.model.encode(word, s, out)
+	if len(s.cache) >= maxCachedWords {
+		clear(s.cache)
+	}
+	s.cache[strings.Clone(word)] = append([]int32(nil), out[from:]...)
+	return out
+}
+
+// EncodeReader encodes the text that r yields, with the ids that
+// Encode(text, addSpecial, false) gives for the whole, and hands them to emit
+// in order, in portions. It ends with the first error of r or emit.
+func (t *Tokenizer) EncodeReader(r io.Reader, addSpecial bool, emit func([]int32) error) error {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	return emit(t.Encode(string(text), addSpecial, false))
+}
+
+// Size returns the number of ids: one more than the highest.
+func (t *Tokenizer) Size() int { return len(t.tokens) }
+
+// BOS returns the beginning-of-sequence token, if there is one.
+func (t *Tokenizer) BOS() (id int32, ok bool) { return t.bos, t.bos >= 0 }
+
+// EOS returns the end-of-sequence token, if there is one.
+func (t *Tokenizer) EOS() (id int32, ok bool) { return t.eos, t.eos >= 0 }
+
+// AddsBOS reports whether Encode with addSpecial begins with the
+// beginning-of-sequence token.
+func (t *Tokenizer) AddsBOS() bool { return t.addsBOS }
