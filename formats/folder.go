@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"llmc/formats/raw"
 	"llmc/formats/safetensors"
 	"llmc/internal/fault"
 )
@@ -43,7 +44,7 @@ func (d diskFolder) path(name string) string { return filepath.Join(string(d), n
 func (d diskFolder) names() ([]string, error) {
 	entries, err := os.ReadDir(string(d))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the folder %s: %w", string(d), withoutPath(err))
+		return nil, fmt.Errorf("cannot read the folder %s: %w", string(d), raw.Cause(err))
 	}
 	var names []string
 	for _, entry := range entries {
@@ -61,12 +62,12 @@ func (d diskFolder) names() ([]string, error) {
 func (d diskFolder) read(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(d.path(name))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", d.path(name), withoutPath(err))
+		return nil, fmt.Errorf("cannot read %s: %w", d.path(name), raw.Cause(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", d.path(name), withoutPath(err))
+		return nil, fmt.Errorf("cannot read %s: %w", d.path(name), raw.Cause(err))
 	}
 	if info.Size() > limit {
 		return nil, tooLong(d.path(name), info.Size(), limit)
@@ -74,7 +75,7 @@ func (d diskFolder) read(name string, limit int64) ([]byte, error) {
 	var b bytes.Buffer
 	b.Grow(int(info.Size()) + bytes.MinRead)
 	if _, err := b.ReadFrom(io.LimitReader(f, limit)); err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", d.path(name), withoutPath(err))
+		return nil, fmt.Errorf("cannot read %s: %w", d.path(name), raw.Cause(err))
 	}
 	return b.Bytes(), nil
 }

@@ -63,7 +63,7 @@ type Checkpoint struct {
 func Open(path string) (*Checkpoint, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", path, withoutPath(err))
+		return nil, fmt.Errorf("cannot open %s: %w", path, raw.Cause(err))
 	}
 	c := &Checkpoint{Path: path}
 	switch {
@@ -155,14 +155,4 @@ func (c *Checkpoint) Close() error {
 	}
 	c.closers = nil
 	return errors.Join(errs...)
-}
-
-// withoutPath drops the operation and path from an error of package os, for
-// messages that name the file themselves.
-func withoutPath(err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) {
-		return path.Err
-	}
-	return err
 }

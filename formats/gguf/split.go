@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -117,4 +118,23 @@ func (f *File) checkUnique() error {
 		}
 	}
 	return nil
+}
+
+// SplitMetadata is the metadata of part number (from 0) of count parts that
+// hold so many tensors in all: everything in the first, in the others only
+// which part they are.
+func SplitMetadata(meta *Metadata, number, count, tensors int) (*Metadata, error) {
+	if count > math.MaxUint16 {
+		return nil, fmt.Errorf("a file cannot be split into %d parts, up to %d are allowed", count, math.MaxUint16)
+	}
+	part := &Metadata{}
+	if number == 0 {
+		part = meta.Clone()
+	} else if alignment, ok := meta.Get(alignmentKey); ok {
+		part.set(alignmentKey, alignment)
+	}
+	part.set(splitNumberKey, uint16(number))
+	part.set(splitTensorsKey, int32(tensors))
+	part.set(splitCountKey, uint16(count))
+	return part, nil
 }

@@ -25,7 +25,7 @@ import (
 //	... out.Write ...
 //	return out.Commit()
 type File struct {
-	*os.File
+	output
 	target target
 }
 
@@ -37,47 +37,42 @@ func CreateFile(path string, force bool) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(t.temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	o, err := createOutput(t.temp, path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot create %s: %w", path, reason(err))
+		return nil, err
 	}
-	return &File{File: f, target: t}, nil
+	return &File{output: o, target: t}, nil
 }
 
 // Commit syncs the file to the disk and gives it its name. When that fails,
-// nothing of it is left.
+// nothing of it is left and what was there before stays.
 func (f *File) Commit() error {
 	if f.target.done {
 		return fs.ErrClosed
 	}
-	err := f.Sync()
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
+	err := f.finish()
 	if err == nil {
 		err = f.target.commit()
 	}
 	if err != nil {
 		f.Abort()
-		return fmt.Errorf("cannot write %s: %w", f.target.path, reason(err))
 	}
-	f.target.done = true
-	return nil
+	return err
 }
 
 // Abort removes what was written. After Commit it does nothing.
 func (f *File) Abort() {
-	if f.target.done {
-		return
+	if !f.target.done {
+		f.file.Close() // an error if Commit has closed it, which is no matter
+		f.target.abort()
 	}
-	f.Close() // may have been closed by a failed Commit
-	f.target.abort()
 }
 
 // Dir is an output folder that appears under its name when it is committed,
 // and not before. See [File] for how it is used.
 type Dir struct {
 	target target
+	files  []*DirFile
 }
 
 // CreateDir begins a folder at path. An existing one is an error of the kind
@@ -90,88 +85,136 @@ func CreateDir(path string, force bool) (*Dir, error) {
 		return nil, err
 	}
 	if err := os.Mkdir(t.temp, 0o777); err != nil {
-		return nil, fmt.Errorf("cannot create %s: %w", path, reason(err))
+		return nil, fmt.Errorf("cannot create %s: %w", path, Cause(err))
 	}
 	return &Dir{target: t}, nil
 }
 
-// Create makes a file in the folder. The caller closes it before Commit.
-// The name may not lead out of the folder.
-func (d *Dir) Create(name string) (*os.File, error) {
+// DirFile is a file of an output folder.
+type DirFile struct {
+	output
+	closed bool
+}
+
+// Create begins a file in the folder. The name may not lead out of it.
+func (d *Dir) Create(name string) (*DirFile, error) {
 	if d.target.done {
 		return nil, fs.ErrClosed
 	}
 	if name != filepath.Base(name) || !filepath.IsLocal(name) || name == "." {
 		return nil, fmt.Errorf("%q is not the name of a file in a folder", name)
 	}
-	f, err := os.OpenFile(filepath.Join(d.target.temp, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	o, err := createOutput(filepath.Join(d.target.temp, name), filepath.Join(d.target.path, name))
 	if err != nil {
-		return nil, fmt.Errorf("cannot create %s: %w", filepath.Join(d.target.path, name), reason(err))
+		return nil, err
 	}
+	f := &DirFile{output: o}
+	d.files = append(d.files, f)
 	return f, nil
 }
 
-// WriteFile writes a small file into the folder.
+// Close syncs the file to the disk and closes it.
+func (f *DirFile) Close() error {
+	if f.closed {
+		return nil
+	}
+	f.closed = true
+	return f.finish()
+}
+
+// WriteFile writes a whole file into the folder.
 func (d *Dir) WriteFile(name string, data []byte) error {
 	f, err := d.Create(name)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
+	if _, err := f.Write(data); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", filepath.Join(d.target.path, name), reason(err))
-	}
-	return nil
+	return f.Close()
 }
 
-// Commit syncs the folder and its files to the disk and gives it its name.
-// When that fails, nothing of it is left and what was there before is back.
+// Commit closes the files that are open, syncs the folder to the disk and
+// gives it its name. When that fails, nothing of it is left and what was there
+// before is back.
 func (d *Dir) Commit() error {
 	if d.target.done {
 		return fs.ErrClosed
 	}
-	err := syncFiles(d.target.temp)
+	err := d.finish()
 	if err == nil {
 		err = d.target.commit()
 	}
 	if err != nil {
 		d.Abort()
-		return fmt.Errorf("cannot write %s: %w", d.target.path, reason(err))
 	}
-	d.target.done = true
+	return err
+}
+
+func (d *Dir) finish() error {
+	for _, f := range d.files {
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	if err := syncDir(d.target.temp); err != nil {
+		return fmt.Errorf("cannot write %s: %w", d.target.path, Cause(err))
+	}
 	return nil
 }
 
 // Abort removes what was written. After Commit it does nothing.
 func (d *Dir) Abort() {
-	if !d.target.done {
-		d.target.abort()
+	if d.target.done {
+		return
 	}
+	for _, f := range d.files {
+		f.file.Close() // an error if it is closed already, which is no matter
+	}
+	d.target.abort()
 }
 
-func syncFiles(dir string) error {
-	entries, err := os.ReadDir(dir)
+// output is a file under a temporary name. Its errors speak of the path that
+// it will have.
+type output struct {
+	file *os.File
+	path string
+}
+
+func createOutput(temp, path string) (output, error) {
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
-		return err
+		return output{}, fmt.Errorf("cannot create %s: %w", path, Cause(err))
 	}
-	for _, entry := range entries {
-		// Opened for writing since some systems sync nothing else.
-		f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		err = ignoreUnsupported(f.Sync())
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
-		}
-		if err != nil {
-			return err
-		}
+	return output{f, path}, nil
+}
+
+// Write appends to the file.
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.file.Write(p)
+	return n, o.failed(err)
+}
+
+// WriteAt writes anywhere in the file.
+func (o *output) WriteAt(p []byte, offset int64) (int, error) {
+	n, err := o.file.WriteAt(p, offset)
+	return n, o.failed(err)
+}
+
+// finish syncs and closes.
+func (o *output) finish() error {
+	err := ignoreUnsupported(o.file.Sync())
+	if closeErr := o.file.Close(); err == nil {
+		err = closeErr
 	}
-	return syncDir(dir)
+	return o.failed(err)
+}
+
+func (o *output) failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot write %s: %w", o.path, Cause(err))
 }
 
 // target is a place to be filled: path in the end, temp until then.
@@ -193,7 +236,7 @@ func newTarget(path string, force, folder bool) (target, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return target{}, fmt.Errorf("cannot create %s: there is no folder %s", path, parent)
 	case err != nil:
-		return target{}, fmt.Errorf("cannot create %s: %w", path, reason(err))
+		return target{}, fmt.Errorf("cannot create %s: %w", path, Cause(err))
 	case !info.IsDir():
 		return target{}, fmt.Errorf("cannot create %s: %s is not a folder", path, parent)
 	}
@@ -215,7 +258,7 @@ func (t *target) checkFree() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot create %s: %w", t.path, reason(err))
+		return fmt.Errorf("cannot create %s: %w", t.path, Cause(err))
 	}
 	if !t.force {
 		return fault.Hint(fault.Usage("%s exists already", t.path), "pass --force to replace it")
@@ -238,7 +281,7 @@ func (t *target) checkFree() error {
 func checkReplaceable(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("cannot replace %s: %w", dir, reason(err))
+		return fmt.Errorf("cannot replace %s: %w", dir, Cause(err))
 	}
 	config := len(entries) == 0
 	for _, entry := range entries {
@@ -265,6 +308,14 @@ func (t *target) commit() error {
 	if err := t.checkFree(); err != nil { // it may have appeared meanwhile
 		return err
 	}
+	if err := t.swap(); err != nil {
+		return fmt.Errorf("cannot write %s: %w", t.path, Cause(err))
+	}
+	t.done = true
+	return nil
+}
+
+func (t *target) swap() error {
 	old := ""
 	if t.folder && t.force {
 		// A file is replaced by the rename itself; a folder has to be moved away.
@@ -294,8 +345,9 @@ func (t *target) abort() {
 	os.RemoveAll(t.temp)
 }
 
-// reason drops the name of the temporary file from an error.
-func reason(err error) error {
+// Cause drops the operation and the path from an error of package os, for
+// messages that name the file themselves.
+func Cause(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
 		return path.Err
