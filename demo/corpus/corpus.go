@@ -24,6 +24,9 @@ const (
 	HeldOutSeed     uint64 = 3_000_017
 )
 
+// TrainingSize is how many bytes of text the built-in model was trained on.
+const TrainingSize = 36_000_000
+
 // Separator stands between two documents. It does not occur inside of one.
 const Separator = "\n\n"
 

@@ -153,7 +153,15 @@ func howTo(w *writer) {
 	w.setPerson("expert", pick(w, people))
 	w.set("trade", favour(w, trades))
 	w.set("task", t.name)
-	w.expand("How to {task}\n[You need|For this you need|What you need:] " + t.need + ".\n")
+	w.set("place", favour(w, outside))
+	w.set("town", pick(w, towns).name)
+	w.setNumber("years", w.between(2, 30))
+	w.set("mood", pick(w, feelings))
+	w.set("thing", favour(w, things).name)
+	w.set("day", pick(w, days))
+	w.setPerson("learner", pick(w, people))
+	w.expand("How to {task}\n[As told by {expert}, {a trade} from {town}|{Expert}, the {trade} at the {place}, tells {learner} how to do it]. ")
+	w.expand("[You need|For this you need|What you need:] " + t.need + ".\n")
 	ordinals := []string{"First", "Second", "Third", "Fourth"}
 	style := w.rng.IntN(3)
 	for i, step := range t.steps {
@@ -168,9 +176,9 @@ func howTo(w *writer) {
 		w.expand(step + "\n")
 	}
 	w.say(
-		"{Expert}, who is {a trade}, says: \"It took me [years|a month|a long time] to learn how to {task}, so [be patient|take your time].\"",
-		"[Tip|Note]: never {task} [in a hurry|when you are tired|without help if you are a child].",
-		"Now you know how to {task}. [Well done!|Try it again tomorrow.|Show it to a friend.]",
+		"{Expert} says: \"It took me {years} [years|weeks|days] to learn how to {task}, so [be patient|take your time|do not give up].\"",
+		"[Tip|Note]: never {task} [in a hurry|when you are {mood}|without {a thing}], says {expert}, who has done it for {years} years.",
+		"Now you know how to {task}, just like {expert}. [Well done!|Try it again on {day}.|Show it to {learner}.]",
 	)
 }
 

@@ -16,7 +16,12 @@ func sums(w *writer) {
 	switch w.rng.IntN(4) {
 	case 0: // one table
 		n := w.between(2, 10)
-		fmt.Fprintf(&w.out, "The table of %s\n", number(n))
+		w.setPerson("pupil", pick(w, people))
+		w.set("day", pick(w, days))
+		w.set("month", pick(w, months))
+		w.set("date", strconv.Itoa(w.between(1, 28)))
+		w.set("n", number(n))
+		w.expand("The table of {n}, as {pupil} [learned|wrote] it on {day}, {date} {month}\n")
 		var lines []string
 		for i := 1; i <= 9; i++ {
 			lines = append(lines, fmt.Sprintf("%s times %s is %s.", number(i), number(n), number(i*n)))

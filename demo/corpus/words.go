@@ -54,7 +54,6 @@ var irregular = map[string]string{
 	"sheep": "sheep", "goose": "geese", "mouse": "mice", "wolf": "wolves", "calf": "calves", "fish": "fish",
 	"shelf": "shelves", "knife": "knives", "loaf": "loaves", "leaf": "leaves", "scarf": "scarves",
 	"foot": "feet", "child": "children", "tomato": "tomatoes", "potato": "potatoes",
-	"pair of boots": "pairs of boots", "cup of flour": "cups of flour", "box": "boxes",
 }
 
 var colours = []string{"red", "blue", "green", "yellow", "white", "black", "brown", "grey", "orange", "purple", "silver", "golden"}
@@ -76,8 +75,6 @@ var things = []thing{
 var sizes = []string{"small", "big", "tiny", "large", "long", "heavy", "light", "round", "old", "new"}
 
 var fruits = []string{"apple", "pear", "plum", "cherry", "lemon", "orange", "melon", "fig", "peach", "grape"}
-
-var vegetables = []string{"carrot", "onion", "potato", "leek", "bean", "turnip", "tomato", "pumpkin", "cabbage", "pea"}
 
 var rooms = []string{"kitchen", "garden", "bedroom", "hall", "attic", "cellar", "library", "bathroom", "garage", "office"}
 

@@ -147,8 +147,12 @@ func withArticle(noun string) string {
 	return "a " + noun
 }
 
-// plural returns the plural of a noun of the word lists.
+// plural returns the plural of a noun of the word lists, which may have
+// adjectives before it.
 func plural(noun string) string {
+	if i := strings.LastIndexByte(noun, ' '); i >= 0 {
+		return noun[:i+1] + plural(noun[i+1:])
+	}
 	if p, ok := irregular[noun]; ok {
 		return p
 	}
