@@ -18,18 +18,22 @@ import (
 // dequantizers holds, for each type, the function that expands whole blocks:
 // src is any number of blocks, dst has room for their values.
 var dequantizers = [...]func(dst []float32, src []byte){
-	dtype.Q4_0: dequantizeQ4_0,
-	dtype.Q4_1: dequantizeQ4_1,
-	dtype.Q5_0: dequantizeQ5_0,
-	dtype.Q5_1: dequantizeQ5_1,
-	dtype.Q8_0: dequantizeQ8_0,
-	dtype.Q8_1: dequantizeQ8_1,
-	dtype.Q2_K: dequantizeQ2K,
-	dtype.Q3_K: dequantizeQ3K,
-	dtype.Q4_K: dequantizeQ4K,
-	dtype.Q5_K: dequantizeQ5K,
-	dtype.Q6_K: dequantizeQ6K,
-	dtype.Q8_K: dequantizeQ8K,
+	dtype.Q4_0:   dequantizeQ4_0,
+	dtype.Q4_1:   dequantizeQ4_1,
+	dtype.Q5_0:   dequantizeQ5_0,
+	dtype.Q5_1:   dequantizeQ5_1,
+	dtype.Q8_0:   dequantizeQ8_0,
+	dtype.Q8_1:   dequantizeQ8_1,
+	dtype.Q2_K:   dequantizeQ2K,
+	dtype.Q3_K:   dequantizeQ3K,
+	dtype.Q4_K:   dequantizeQ4K,
+	dtype.Q5_K:   dequantizeQ5K,
+	dtype.Q6_K:   dequantizeQ6K,
+	dtype.Q8_K:   dequantizeQ8K,
+	dtype.IQ4_NL: dequantizeIQ4NL,
+	dtype.IQ4_XS: dequantizeIQ4XS,
+	dtype.MXFP4:  dequantizeMXFP4,
+	dtype.NVFP4:  dequantizeNVFP4,
 }
 
 // Dequantize expands blocks of type t: dst holds a whole number of blocks'

@@ -1,0 +1,150 @@
+package blocks
+
+import "encoding/binary"
+
+// nonlinear4 is the codebook of IQ4_NL and IQ4_XS: 16 levels, denser around
+// zero.
+var nonlinear4 = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
+
+// IQ4_NL: a scale and 16 bytes of nibbles.
+func dequantizeIQ4NL(dst []float32, src []byte) {
+	for ; len(src) >= 18; src, dst = src[18:], dst[32:] {
+		lookUp(dst[:32], src[2:18], &nonlinear4, half(src))
+	}
+}
+
+// IQ4_XS: d, 8 scales of 6 bits (2 bytes of upper, 4 bytes of lower parts),
+// 128 bytes of nibbles.
+func dequantizeIQ4XS(dst []float32, src []byte) {
+	for ; len(src) >= 136; src, dst = src[136:], dst[superBlock:] {
+		d, high := half(src), binary.LittleEndian.Uint16(src[2:])
+		for j := range 8 {
+			level := int(src[4+j/2]>>(j%2*4)&15) | int(high>>(2*j)&3)<<4
+			lookUp(dst[32*j:][:32], src[8+16*j:][:16], &nonlinear4, d*float32(level-32))
+		}
+	}
+}
+
+// nearestNonlinear returns the code whose level is closest to v, the upper of
+// two equally close.
+func nearestNonlinear(v float32) uint8 {
+	if v <= float32(nonlinear4[0]) {
+		return 0
+	}
+	if v >= float32(nonlinear4[15]) {
+		return 15
+	}
+	low, high := 0, 15
+	for high-low > 1 {
+		if middle := (low + high) / 2; v < float32(nonlinear4[middle]) {
+			high = middle
+		} else {
+			low = middle
+		}
+	}
+	if v-float32(nonlinear4[high-1]) < float32(nonlinear4[high])-v {
+		return uint8(high - 1)
+	}
+	return uint8(high)
+}
+
+// nonlinearScale finds the scale with which the codebook fits 32 values best:
+// 15 inverse scales around the one that maps the extreme value to a level.
+func nonlinearScale(x, w []float32) float32 {
+	const tries = 7
+	top, magnitude := extreme(x)
+	if magnitude < tiny {
+		return 0
+	}
+	lowest := float32(nonlinear4[0])
+	sumQX, sumQQ := fitNonlinear(x, w, 1/(-top/lowest))
+	var scale float32
+	if sumQQ > 0 {
+		scale = sumQX / sumQQ
+	}
+	best := scale * sumQX
+	for try := -tries; try <= tries; try++ {
+		sumQX, sumQQ = fitNonlinear(x, w, (float32(try)+lowest)/top)
+		if sumQQ > 0 && float32(sumQX*sumQX) > float32(best*sumQQ) {
+			scale = sumQX / sumQQ
+			best = scale * sumQX
+		}
+	}
+	return scale
+}
+
+// fitNonlinear returns the weighted sums of q*x and q*q for the levels q that
+// an inverse scale gives.
+func fitNonlinear(x, w []float32, inverse float32) (sumQX, sumQQ float32) {
+	for i, v := range x {
+		q := float32(nonlinear4[nearestNonlinear(inverse*v)])
+		sumQX += float32(float32(w[i]*q) * v)
+		sumQQ += float32(float32(w[i]*q) * q)
+	}
+	return sumQX, sumQQ
+}
+
+// nonlinearWeights are x², or by importance.
+func nonlinearWeights(w, x, importance []float32, sigma2 float32) {
+	if importance != nil {
+		weigh(w, x, importance, sigma2)
+		return
+	}
+	for i, v := range x {
+		w[i] = v * v
+	}
+}
+
+func quantizeIQ4NL(dst []byte, src, importance []float32) {
+	var w [32]float32
+	var codes [32]uint8
+	for at := 0; at < len(src); at += 32 {
+		x := src[at:][:32]
+		nonlinearWeights(w[:], x, part(importance, at), float32(sumSquares(x)*(2.0/32)))
+		scale := nonlinearScale(x, w[:])
+		putHalf(dst, scale)
+		inverse := inverseOf(scale)
+		for i, v := range x {
+			codes[i] = nearestNonlinear(inverse * v)
+		}
+		putNibbles(dst[2:], &codes)
+		dst = dst[18:]
+	}
+}
+
+func quantizeIQ4XS(dst []byte, src, importance []float32) {
+	for at := 0; at < len(src); at += superBlock {
+		quantizeBlockIQ4XS(dst[:136], src[at:][:superBlock], part(importance, at))
+		dst = dst[136:]
+	}
+}
+
+func quantizeBlockIQ4XS(dst []byte, x, importance []float32) {
+	var w [32]float32
+	var codes [32]uint8
+	var scales [8]float32
+	sigma2 := float32(sumSquares(x) * (2.0 / superBlock))
+	for j := range scales {
+		sub := x[32*j:][:32]
+		nonlinearWeights(w[:], sub, part(importance, 32*j), sigma2)
+		scales[j] = nonlinearScale(sub, w[:])
+	}
+	top, _ := extreme(scales[:])
+	d := -top / 32
+	putHalf(dst, d)
+	clear(dst[2:8])
+	inverse := inverseOf(d)
+	var high uint16
+	for j, s := range scales {
+		level := clamp(nearest(inverse*s), -32, 31)
+		subInverse := inverseOf(d * float32(level))
+		for i, v := range x[32*j:][:32] {
+			codes[i] = nearestNonlinear(subInverse * v)
+		}
+		putNibbles(dst[8+16*j:], &codes)
+		level += 32
+		dst[4+j/2] |= uint8(level&15) << (j % 2 * 4)
+		high |= uint16(level>>4) << (2 * j)
+	}
+	binary.LittleEndian.PutUint16(dst[2:], high)
+}

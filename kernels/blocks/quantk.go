@@ -1,0 +1,334 @@
+package blocks
+
+import (
+	"encoding/binary"
+
+	"llmc/dtype"
+)
+
+// affineK is a K type whose sub-blocks have a scale and a minimum.
+type affineK struct {
+	sub       int // values in a sub-block
+	plain     affineSearch
+	weighted  affineSearch // with an importance matrix
+	topScale  int          // quantized scales and minima are in [0, topScale]
+	sigmaGain float32      // times the mean square gives the variance that weigh takes
+	rootMean  bool         // plain weights are |x| plus the sub-block's root mean square
+}
+
+var (
+	affineQ2K = affineK{
+		sub: 16, topScale: 15, sigmaGain: 1,
+		plain:    affineSearch{top: 3, first: -0.5, step: 0.1, steps: 15, absolute: true},
+		weighted: affineSearch{top: 3, first: -0.9, step: 0.05, steps: 36},
+	}
+	affineQ4K = affineK{
+		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true,
+		plain:    affineSearch{top: 15, first: -1, step: 0.1, steps: 20},
+		weighted: affineSearch{top: 15, first: -0.9, step: 0.05, steps: 36},
+	}
+	affineQ5K = affineK{
+		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true,
+		plain:    affineSearch{top: 31, first: -0.5, step: 0.1, steps: 15},
+		weighted: affineSearch{top: 31, first: -0.9, step: 0.05, steps: 36},
+	}
+)
+
+// affineBlock is one quantized super-block before packing.
+type affineBlock struct {
+	codes         [superBlock]uint8
+	scales, mins  [16]uint8
+	d, dmin       uint16
+	scaleF, minsF [16]float32
+	w             [maxSubBlock]float32
+	sumW          [16]float32
+}
+
+// quantize rounds one super-block: scales and minima of the sub-blocks by
+// search, then those to topScale levels, then the values once more under the
+// scales as they are stored.
+func (k *affineK) quantize(b *affineBlock, x, importance []float32) {
+	n := superBlock / k.sub
+	var sigma2 float32
+	if importance != nil {
+		sigma2 = float32(k.sigmaGain*sumSquares(x)) / superBlock
+	}
+	for j := range n {
+		sub, w := x[j*k.sub:][:k.sub], b.w[:k.sub]
+		search := &k.plain
+		if importance != nil {
+			search = &k.weighted
+			weigh(w, sub, importance[j*k.sub:], sigma2)
+			b.sumW[j] = sum(w)
+		} else {
+			k.plainWeights(w, sub)
+		}
+		b.scaleF[j], b.minsF[j] = search.scaleAndMin(b.codes[j*k.sub:][:k.sub], sub, w)
+	}
+	var d, dmin float32
+	if importance != nil {
+		d = positiveScale(b.scales[:n], b.scaleF[:n], b.sumW[:n], k.topScale)
+		dmin = positiveScale(b.mins[:n], b.minsF[:n], b.sumW[:n], k.topScale)
+	} else {
+		d = k.plainScale(b.scales[:n], b.scaleF[:n])
+		dmin = k.plainScale(b.mins[:n], b.minsF[:n])
+	}
+	b.store(d, dmin)
+	k.requantize(b, x)
+}
+
+// store rounds the factors of scales and minima to half precision.
+func (b *affineBlock) store(d, dmin float32) {
+	b.d, b.dmin = dtype.F32ToF16(d), dtype.F32ToF16(dmin)
+}
+
+// putScales writes the factors of scales and minima.
+func (b *affineBlock) putScales(dst []byte) {
+	binary.LittleEndian.PutUint16(dst, b.d)
+	binary.LittleEndian.PutUint16(dst[2:], b.dmin)
+}
+
+// plainWeights are |x|, plus the root mean square for the types of 4 and 5
+// bits.
+func (k *affineK) plainWeights(w, x []float32) {
+	var mean float32
+	if k.rootMean {
+		mean = sqrt32(sumSquares(x) / float32(len(x)))
+	}
+	for i, v := range x {
+		w[i] = mean + abs32(v)
+	}
+}
+
+// plainScale rounds values that are not negative to [0, topScale] with the
+// largest at the top, and returns the scale.
+func (k *affineK) plainScale(codes []uint8, values []float32) float32 {
+	var highest, inverse float32
+	for _, v := range values {
+		highest = max(highest, v)
+	}
+	top := float32(k.topScale)
+	if highest > 0 {
+		inverse = top / highest
+	}
+	for i, v := range values {
+		codes[i] = min(uint8(k.topScale), uint8(nearest(inverse*v)))
+	}
+	return highest / top
+}
+
+// requantize sets the codes anew under the stored scales and minima. A
+// sub-block whose scale is stored as zero keeps the codes of the search.
+func (k *affineK) requantize(b *affineBlock, x []float32) {
+	d, dmin := dtype.F16ToF32(b.d), dtype.F16ToF32(b.dmin)
+	for j := range superBlock / k.sub {
+		scale, low := d*float32(b.scales[j]), dmin*float32(b.mins[j])
+		if scale == 0 {
+			continue
+		}
+		codes := b.codes[j*k.sub:][:k.sub]
+		for i, v := range x[j*k.sub:][:k.sub] {
+			codes[i] = uint8(clamp(nearest((v+low)/scale), 0, k.plain.top))
+		}
+	}
+}
+
+func quantizeQ2K(dst []byte, src, importance []float32) {
+	var b affineBlock
+	for at := 0; at < len(src); at += superBlock {
+		affineQ2K.quantize(&b, src[at:][:superBlock], part(importance, at))
+		for j := range 16 {
+			dst[j] = b.scales[j] | b.mins[j]<<4
+		}
+		putCodes2(dst[16:80], b.codes[:])
+		b.putScales(dst[80:])
+		dst = dst[84:]
+	}
+}
+
+func quantizeQ4K(dst []byte, src, importance []float32) {
+	var b affineBlock
+	for at := 0; at < len(src); at += superBlock {
+		affineQ4K.quantize(&b, src[at:][:superBlock], part(importance, at))
+		b.putScales(dst)
+		b.packScalesK4(dst[4:16])
+		for pair := range 4 {
+			codes := b.codes[64*pair:][:64]
+			for i := range 32 {
+				dst[16+32*pair+i] = codes[i] | codes[i+32]<<4
+			}
+		}
+		dst = dst[144:]
+	}
+}
+
+func quantizeQ5K(dst []byte, src, importance []float32) {
+	var b affineBlock
+	for at := 0; at < len(src); at += superBlock {
+		affineQ5K.quantize(&b, src[at:][:superBlock], part(importance, at))
+		b.putScales(dst)
+		b.packScalesK4(dst[4:16])
+		high := dst[16:48]
+		clear(high)
+		for pair := range 4 {
+			codes := b.codes[64*pair:][:64]
+			for i := range 32 {
+				high[i] |= (codes[i]>>4 | codes[i+32]>>4<<1) << (2 * pair)
+				dst[48+32*pair+i] = codes[i]&15 | codes[i+32]<<4
+			}
+		}
+		dst = dst[176:]
+	}
+}
+
+// packScalesK4 packs 8 scales and 8 minima of 6 bits; see scaleMinK4.
+func (b *affineBlock) packScalesK4(dst []byte) {
+	for j := range 4 {
+		dst[j] = b.scales[j] | b.scales[j+4]>>4<<6
+		dst[j+4] = b.mins[j] | b.mins[j+4]>>4<<6
+		dst[j+8] = b.scales[j+4]&15 | b.mins[j+4]<<4
+	}
+}
+
+// part is the importance of the columns from at on; nil stays nil.
+func part(importance []float32, at int) []float32 {
+	if importance == nil {
+		return nil
+	}
+	return importance[at:]
+}
+
+// putCodes2 packs 256 codes below 4 into 64 bytes: four planes of 32 codes to
+// each half.
+func putCodes2(dst []byte, codes []uint8) {
+	for h := range 2 {
+		c := codes[128*h:][:128]
+		for i := range 32 {
+			dst[32*h+i] = c[i] | c[i+32]<<2 | c[i+64]<<4 | c[i+96]<<6
+		}
+	}
+}
+
+// signedBlock is one quantized super-block of a type with 16 signed scales.
+type signedBlock struct {
+	codes  [superBlock]uint8
+	scales [16]float32
+	w      [16]float32
+	sumW   [16]float32
+}
+
+func quantizeQ3K(dst []byte, src, importance []float32) {
+	var b signedBlock
+	for at := 0; at < len(src); at += superBlock {
+		x := src[at:][:superBlock]
+		var levels [16]uint8 // 6-bit scales, offset by 32
+		d := b.scalesQ3K(&levels, x, part(importance, at))
+		putHalf(dst[108:], d)
+		b.requantize(x, half(dst[108:]), 4, func(j int) int { return int(levels[j]) - 32 })
+		packScalesQ3K(dst[96:108], &levels)
+		high := dst[:32]
+		clear(high)
+		for i := range b.codes {
+			high[i%32] |= b.codes[i] >> 2 << (i / 32)
+			b.codes[i] &= 3
+		}
+		putCodes2(dst[32:96], b.codes[:])
+		dst = dst[110:]
+	}
+}
+
+// scalesQ3K searches the scales of 16 sub-blocks, rounds them to 6 bits and
+// returns their common factor.
+func (b *signedBlock) scalesQ3K(levels *[16]uint8, x, importance []float32) float32 {
+	const halfCodes, halfScales = 4, 32
+	if importance != nil {
+		sigma2 := float32(2*sumSquares(x)) / superBlock
+		for j := range 16 {
+			sub := x[16*j:][:16]
+			weigh(b.w[:], sub, importance[16*j:], sigma2)
+			b.sumW[j] = sum(b.w[:])
+			b.scales[j] = symmetricScale(b.codes[16*j:][:16], sub, b.w[:], halfCodes)
+		}
+		return symmetricScale(levels[:], b.scales[:], b.sumW[:], halfScales)
+	}
+	for j := range 16 {
+		b.scales[j] = descendSymmetric(b.codes[16*j:][:16], x[16*j:][:16], halfCodes)
+	}
+	top, magnitude := extreme(b.scales[:])
+	if magnitude == 0 {
+		clear(levels[:])
+		return 0
+	}
+	inverse := -halfScales / top
+	for j, s := range b.scales {
+		levels[j] = uint8(clamp(int(int8(nearest(inverse*s))), -halfScales, halfScales-1) + halfScales)
+	}
+	return 1 / inverse
+}
+
+// packScalesQ3K is the inverse of unpackScalesQ3K.
+func packScalesQ3K(dst []byte, levels *[16]uint8) {
+	clear(dst)
+	for j, l := range levels {
+		dst[j%8] |= l & 15 << (j / 8 * 4)
+		dst[8+j%4] |= l >> 4 << (j / 4 * 2)
+	}
+}
+
+// requantize sets the codes anew under the scales as they are stored. A
+// sub-block whose scale is stored as zero keeps the codes of the search.
+func (b *signedBlock) requantize(x []float32, d float32, half int, level func(j int) int) {
+	for j := range 16 {
+		scale := d * float32(level(j))
+		if scale == 0 {
+			continue
+		}
+		codes := b.codes[16*j:][:16]
+		for i, v := range x[16*j:][:16] {
+			codes[i] = uint8(clamp(nearest(v/scale), -half, half-1) + half)
+		}
+	}
+}
+
+func quantizeQ6K(dst []byte, src, importance []float32) {
+	var b signedBlock
+	for at := 0; at < len(src); at += superBlock {
+		b.quantizeQ6K(dst[:210], src[at:][:superBlock], part(importance, at))
+		dst = dst[210:]
+	}
+}
+
+func (b *signedBlock) quantizeQ6K(dst []byte, x, importance []float32) {
+	const halfCodes = 32
+	for j := range 16 {
+		sub, w := x[16*j:][:16], b.w[:]
+		if importance != nil {
+			w = importance[16*j:][:16]
+		} else {
+			for i, v := range sub {
+				w[i] = v * v
+			}
+		}
+		b.scales[j] = symmetricScale(b.codes[16*j:][:16], sub, w, halfCodes)
+	}
+	top, magnitude := extreme(b.scales[:])
+	if magnitude < tiny {
+		clear(dst)
+		return
+	}
+	inverse := -128 / top
+	putHalf(dst[208:], 1/inverse)
+	levels := dst[192:208]
+	for j, s := range b.scales {
+		levels[j] = uint8(min(127, nearest(inverse*s)))
+	}
+	b.requantize(x, half(dst[208:]), halfCodes, func(j int) int { return int(int8(levels[j])) })
+	for h := range 2 {
+		c, low, high := b.codes[128*h:][:128], dst[64*h:][:64], dst[128+32*h:][:32]
+		for i := range 32 {
+			low[i] = c[i]&15 | c[i+64]<<4
+			low[i+32] = c[i+32]&15 | c[i+96]<<4
+			high[i] = c[i]>>4 | c[i+32]>>4<<2 | c[i+64]>>4<<4 | c[i+96]>>4<<6
+		}
+	}
+}
