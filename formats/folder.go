@@ -209,6 +209,7 @@ func (c *Checkpoint) openConfig(dir folder, names []string) error {
 		return err
 	}
 	c.folder = dir
+	c.index()
 	for _, name := range names {
 		if name != configName && !isWeights(name) {
 			c.companions = append(c.companions, name)
@@ -259,6 +260,5 @@ func FromMemory(files map[string][]byte) (*Checkpoint, error) {
 	if err := c.openFolder(memFolder(files)); err != nil {
 		return nil, err
 	}
-	c.index()
 	return c, nil
 }

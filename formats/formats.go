@@ -1,5 +1,5 @@
 // Package formats opens checkpoints as people have them, a Hugging Face folder
-// or a GGUF file,, and writes new ones.
+// or a GGUF file, and writes new ones.
 //
 // [Open] reads headers, index and configuration and maps the weights;
 // [FromMemory] does the same with a model that is in the program. CreateFolder
@@ -8,11 +8,13 @@
 package formats
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"llmc/formats/gguf"
@@ -47,7 +49,7 @@ type Checkpoint struct {
 	Metadata map[string]string // __metadata__ of the first safetensors file; nil for GGUF
 
 	tensors    []raw.Tensor
-	byName     map[string]int
+	byName     []int32 // indices of tensors, sorted by name
 	size       int64
 	files      []string // the weights' files, in order
 	folder     folder   // where the companions are; nil for GGUF
@@ -81,7 +83,6 @@ func Open(path string) (*Checkpoint, error) {
 		c.Close()
 		return nil, err
 	}
-	c.index()
 	return c, nil
 }
 
@@ -118,14 +119,29 @@ func (c *Checkpoint) takeGGUF(f *gguf.File) {
 	c.Kind, c.Meta, c.tensors = GGUF, f.Meta, f.Tensors
 	c.size, c.files = f.Size, f.Parts
 	c.closers = append(c.closers, f)
+	c.index()
 }
 
-// index makes the table of names.
+// index sorts the names. A map would take more memory than the header did.
 func (c *Checkpoint) index() {
-	c.byName = make(map[string]int, len(c.tensors))
-	for i := range c.tensors {
-		c.byName[c.tensors[i].Name] = i
+	c.byName = make([]int32, len(c.tensors))
+	for i := range c.byName {
+		c.byName[i] = int32(i)
 	}
+	slices.SortFunc(c.byName, func(a, b int32) int {
+		return cmp.Or(strings.Compare(c.tensors[a].Name, c.tensors[b].Name), cmp.Compare(a, b))
+	})
+}
+
+// find returns the index of a tensor.
+func (c *Checkpoint) find(name string) (int, bool) {
+	at, ok := slices.BinarySearchFunc(c.byName, name, func(i int32, name string) int {
+		return strings.Compare(c.tensors[i].Name, name)
+	})
+	if !ok {
+		return 0, false
+	}
+	return int(c.byName[at]), true
 }
 
 // Tensors returns all tensors in the order of the files. The slice must not be
@@ -134,7 +150,7 @@ func (c *Checkpoint) Tensors() []raw.Tensor { return c.tensors }
 
 // Tensor finds a tensor by its name in the file.
 func (c *Checkpoint) Tensor(name string) (raw.Tensor, bool) {
-	i, ok := c.byName[name]
+	i, ok := c.find(name)
 	if !ok {
 		return raw.Tensor{}, false
 	}

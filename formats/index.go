@@ -1,10 +1,12 @@
 package formats
 
 import (
+	"bytes"
 	"fmt"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sort"
 	"strings"
 
 	"llmc/formats/internal/jsonscan"
@@ -50,25 +52,21 @@ func (c *Checkpoint) openIndex(dir folder) error {
 // checkIndex reports a tensor that is in two shards, or not in the one that
 // the index says.
 func (c *Checkpoint) checkIndex(dir folder, weights []weight, shards []string, ends []int) error {
-	holder := make(map[string]int, len(c.tensors))
-	shard := 0
-	for i := range c.tensors {
-		for i >= ends[shard] {
-			shard++
+	c.index()
+	shardOf := func(tensor int) string { return shards[sort.SearchInts(ends, tensor+1)] }
+	for i := 1; i < len(c.byName); i++ {
+		a, b := int(c.byName[i-1]), int(c.byName[i])
+		if name := c.tensors[a].Name; name == c.tensors[b].Name {
+			return fault.Invalid("%s: the tensor %.200q is in %s and in %s", dir.path(indexName), name, shardOf(a), shardOf(b))
 		}
-		name := c.tensors[i].Name
-		if before, dup := holder[name]; dup {
-			return fault.Invalid("%s: the tensor %.200q is in %s and in %s", dir.path(indexName), name, shards[before], shards[shard])
-		}
-		holder[name] = shard
 	}
 	for _, w := range weights {
-		at, ok := holder[w.tensor]
+		at, ok := c.find(w.tensor)
 		switch {
 		case !ok:
 			return fault.Invalid("%s: the tensor %.200q is not in %s", dir.path(indexName), w.tensor, w.file)
-		case shards[at] != w.file:
-			return fault.Invalid("%s: the tensor %.200q is said to be in %s and is in %s", dir.path(indexName), w.tensor, w.file, shards[at])
+		case shardOf(at) != w.file:
+			return fault.Invalid("%s: the tensor %.200q is said to be in %s and is in %s", dir.path(indexName), w.tensor, w.file, shardOf(at))
 		}
 	}
 	return nil
@@ -77,34 +75,40 @@ func (c *Checkpoint) checkIndex(dir folder, weights []weight, shards []string, e
 // weight is a line of the index: which file holds a tensor.
 type weight struct{ tensor, file string }
 
+// minWeight is the length of the shortest line of the index.
+const minWeight = len(`"":"a.safetensors",`)
+
 // parseIndex reads the weight_map, sorted by tensor, and passes over the rest.
 func parseIndex(text []byte) ([]weight, error) {
 	s, err := jsonscan.New(text)
 	if err != nil {
 		return nil, err
 	}
-	var weights []weight
+	// Set aside at once what is needed at most, which is less than the text.
+	weights := make([]weight, 0, min(bytes.Count(text, []byte(".safetensors")), len(text)/minWeight))
 	files := map[string]string{} // one copy of each name
 	found := false
-	err = s.Object(func(key string) error {
-		if key != "weight_map" {
+	err = s.Object(func(key []byte) error {
+		if string(key) != "weight_map" {
 			return s.Skip()
 		}
 		if found {
 			return fmt.Errorf("the key %q appears twice", key)
 		}
 		found = true
-		return s.Object(func(tensor string) error {
-			file, err := s.String()
+		return s.Object(func(key []byte) error {
+			tensor := string(key)
+			file, err := s.Text()
 			if err != nil {
 				return err
 			}
-			known, ok := files[file]
+			known, ok := files[string(file)]
 			if !ok {
-				if err := checkShard(file); err != nil {
+				known = string(file)
+				if err := checkShard(known); err != nil {
 					return fmt.Errorf("tensor %.200q %w", tensor, err)
 				}
-				known, files[file] = file, file
+				files[known] = known
 			}
 			weights = append(weights, weight{tensor, known})
 			return nil

@@ -157,8 +157,11 @@ func alignmentOf(m *Metadata) (uint64, error) {
 		return defaultAlignment, nil
 	}
 	a, ok := value.(uint32)
-	if !ok || a == 0 || a%8 != 0 || a&(a-1) != 0 {
-		return 0, fault.Invalid("%s is %.40v, allowed is a 32-bit power of two from 8 up", alignmentKey, value)
+	if !ok {
+		return 0, fault.Invalid("%s is a %T, allowed is a uint32", alignmentKey, value)
+	}
+	if a < 8 || a&(a-1) != 0 {
+		return 0, fault.Invalid("%s is %d, allowed is a power of two from 8 up", alignmentKey, a)
 	}
 	return uint64(a), nil
 }

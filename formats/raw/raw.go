@@ -1,6 +1,6 @@
 // Package raw holds what every checkpoint format shares: a tensor as it lies
-// in a file, read-only memory mapping, and output that appears whole or not
-// at all.
+// in a file ([Tensor]), read-only memory mapping ([Map]), and output that
+// appears whole or not at all ([CreateFile], [CreateDir]).
 package raw
 
 import "llmc/dtype"

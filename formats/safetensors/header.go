@@ -40,9 +40,9 @@ func (h *header) parse() error {
 	h.file.Tensors = make([]raw.Tensor, 0, count)
 	h.spans = make([]span, 0, count)
 	hasMetadata := false
-	err = s.Object(func(key string) error {
-		if key != metadataKey {
-			return h.tensor(s, key)
+	err = s.Object(func(key []byte) error {
+		if string(key) != metadataKey {
+			return h.tensor(s, string(key))
 		}
 		if hasMetadata {
 			return fmt.Errorf("the key %q appears twice", key)
@@ -61,12 +61,16 @@ func (h *header) parse() error {
 
 func (h *header) metadata(s *jsonscan.Scanner) error {
 	m := map[string]string{}
-	err := s.Object(func(key string) error {
-		if _, dup := m[key]; dup {
+	err := s.Object(func(key []byte) error {
+		if _, dup := m[string(key)]; dup {
 			return fmt.Errorf("the key %.100q appears twice", key)
 		}
-		value, err := s.String()
-		m[key] = value
+		if len(m) == maxMetadata {
+			return fmt.Errorf("there are more than %d keys", maxMetadata)
+		}
+		name := string(key)
+		value, err := s.Text()
+		m[name] = string(value)
 		return err
 	})
 	if err != nil {
@@ -90,18 +94,18 @@ func (h *header) tensor(s *jsonscan.Scanner, name string) error {
 		seen |= flag
 		return nil
 	}
-	err := s.Object(func(key string) (err error) {
-		switch key {
+	err := s.Object(func(key []byte) (err error) {
+		switch string(key) {
 		case "dtype":
-			if err = once(hasType, key); err == nil {
+			if err = once(hasType, "dtype"); err == nil {
 				t.Type, err = readType(s)
 			}
 		case "shape":
-			if err = once(hasShape, key); err == nil {
+			if err = once(hasShape, "shape"); err == nil {
 				t.Shape, err = readShape(s)
 			}
 		case "data_offsets":
-			if err = once(hasOffsets, key); err == nil {
+			if err = once(hasOffsets, "data_offsets"); err == nil {
 				at, err = readSpan(s)
 			}
 		default:
@@ -121,11 +125,11 @@ func (h *header) tensor(s *jsonscan.Scanner, name string) error {
 }
 
 func readType(s *jsonscan.Scanner) (dtype.Type, error) {
-	name, err := s.String()
+	name, err := s.Text()
 	if err != nil {
 		return dtype.Invalid, err
 	}
-	t, ok := types[name]
+	t, ok := types[string(name)]
 	if !ok {
 		return dtype.Invalid, fmt.Errorf("the dtype %.40q is not supported, allowed are %s", name, allowedTypes())
 	}

@@ -18,6 +18,8 @@ import (
 const (
 	// maxHeader is the limit that the reference implementation sets.
 	maxHeader = 100_000_000
+	// maxMetadata bounds what takes far more memory than its text.
+	maxMetadata = 1 << 16
 	// maxDims keeps shapes from costing more memory than their text does.
 	maxDims = 8
 

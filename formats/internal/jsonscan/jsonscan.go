@@ -7,6 +7,7 @@ package jsonscan
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -45,10 +46,10 @@ func invalidUTF8(data []byte) int {
 }
 
 // Object reads an object and calls field for each key, with the scanner before
-// the value, which field must read or skip.
-func (s *Scanner) Object(field func(key string) error) error {
+// the value, which field must read or skip. The key is only good until then.
+func (s *Scanner) Object(field func(key []byte) error) error {
 	return s.list('{', '}', "an object", func() error {
-		key, err := s.String()
+		key, err := s.Text()
 		if err != nil {
 			return err
 		}
@@ -123,16 +124,13 @@ func (s *Scanner) expected(what string) error {
 	return fmt.Errorf("%s is needed at byte %d, it has %q", what, s.pos, rest)
 }
 
-// String reads a string. The result is a copy.
-func (s *Scanner) String() (string, error) {
+// Text reads a string. The result may be a view into the input.
+func (s *Scanner) Text() ([]byte, error) {
 	body, escaped, err := s.stringBody()
-	if err != nil {
-		return "", err
+	if err == nil && escaped {
+		return unescape(body)
 	}
-	if !escaped {
-		return string(body), nil
-	}
-	return unescape(body)
+	return body, err
 }
 
 // stringBody moves over a string and returns what is between its quotes.
@@ -158,7 +156,7 @@ func (s *Scanner) stringBody() (body []byte, escaped bool, err error) {
 
 var escapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
 
-func unescape(body []byte) (string, error) {
+func unescape(body []byte) ([]byte, error) {
 	out := make([]byte, 0, len(body))
 	for i := 0; i < len(body); {
 		next := bytes.IndexByte(body[i:], '\\')
@@ -175,12 +173,12 @@ func unescape(body []byte) (string, error) {
 		}
 		r, size := unicodeEscape(body[i:])
 		if size == 0 {
-			return "", fmt.Errorf("a string has the escape %.13q, which JSON does not know", body[i-1:])
+			return nil, fmt.Errorf("a string has the escape %.13q, which JSON does not know", body[i-1:])
 		}
 		out = utf8.AppendRune(out, r)
 		i += size
 	}
-	return string(out), nil
+	return out, nil
 }
 
 // unicodeEscape decodes uXXXX, or two of them that make one character, and
@@ -233,7 +231,8 @@ func numeric(c byte) bool {
 	return c >= '0' && c <= '9' || c == '.' || c == 'e' || c == 'E' || c == '+' || c == '-'
 }
 
-// Skip moves over one value of any kind.
+// Skip moves over one value of any kind. It does not look at what strings
+// say, escapes included.
 func (s *Scanner) Skip() error { return s.skip(0) }
 
 func (s *Scanner) skip(depth int) error {
@@ -276,11 +275,7 @@ func (s *Scanner) skipNumber() error {
 		s.pos++
 	}
 	text := s.data[start:s.pos]
-	if len(text) > 400 {
-		return fmt.Errorf("a number of %d digits at byte %d", len(text), start)
-	}
-	// A number too large for a float is still JSON.
-	if _, err := strconv.ParseFloat(string(text), 64); err != nil && !errors.Is(err, strconv.ErrRange) {
+	if len(text) > 400 || !json.Valid(text) {
 		return fmt.Errorf("the number %.40q at byte %d is not one", text, start)
 	}
 	return nil
