@@ -51,6 +51,7 @@ func Checkpoint() (*formats.Checkpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the built-in model: %w", err)
 	}
+	checkpoint.Path = Name
 	return checkpoint, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"llmc/demo/corpus"
+	"llmc/tokenizer"
 )
 
 // The built-in model must not make the program large.
@@ -104,6 +105,40 @@ func TestCompanions(t *testing.T) {
 		if err != nil || !json.Valid(data) {
 			t.Errorf("%s is not there or no JSON: %v", name, err)
 		}
+	}
+}
+
+// TestTokenizerFits encodes the held-out text: ids within the vocabulary, the
+// begin token first, and the text back.
+func TestTokenizerFits(t *testing.T) {
+	c, err := Checkpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var parts [2][]byte
+	for i, name := range []string{"tokenizer.json", "tokenizer_config.json"} {
+		if parts[i], err = c.Companion(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tok, err := tokenizer.FromJSON(parts[0], parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	embedding, _ := c.Tensor("model.embed_tokens.weight")
+	if tok.Size() != embedding.Shape[0] {
+		t.Errorf("the tokenizer has %d tokens, the embedding %d rows", tok.Size(), embedding.Shape[0])
+	}
+	ids := tok.Encode(EvalText(), true, false)
+	if bos, ok := tok.BOS(); !ok || !tok.AddsBOS() || ids[0] != bos {
+		t.Errorf("the text begins with token %d, want the begin token", ids[0])
+	}
+	if got := tok.Decode(ids[1:]); got != EvalText() {
+		t.Error("the held-out text is not what its token ids decode to")
+	}
+	if perToken := float64(len(EvalText())) / float64(len(ids)); perToken < 2.5 {
+		t.Errorf("%.2f bytes a token, want at least 2.5", perToken)
 	}
 }
 
