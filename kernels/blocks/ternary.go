@@ -1,0 +1,38 @@
+package blocks
+
+// TQ1_0: five values of -1, 0 or 1 in a byte as a fraction in base 3: 32 bytes
+// for the first 160 values, 16 for the next 80, then 4 bytes of four values,
+// and d.
+func dequantizeTQ1_0(dst []float32, src []byte) {
+	for ; len(src) >= 54; src, dst = src[54:], dst[superBlock:] {
+		d := half(src[52:])
+		ternaryDigits(dst[:160], src[:32], d)
+		ternaryDigits(dst[160:240], src[32:48], d)
+		ternaryDigits(dst[240:256], src[48:52], d)
+	}
+}
+
+// ternaryDigits takes one digit after the other from every byte: multiplied by
+// a power of 3 modulo 256, the leading digit is what a multiplication by 3
+// carries out of the byte.
+func ternaryDigits(y []float32, packed []byte, d float32) {
+	power := uint8(1)
+	for len(y) > 0 {
+		for i, b := range packed {
+			y[i] = d * float32(int(uint16(b*power)*3>>8)-1)
+		}
+		y = y[len(packed):]
+		power *= 3
+	}
+}
+
+// TQ2_0: 64 bytes of 2-bit codes for -1, 0, 1 and d.
+func dequantizeTQ2_0(dst []float32, src []byte) {
+	for ; len(src) >= 66; src, dst = src[66:], dst[superBlock:] {
+		d := half(src[64:])
+		for i := range superBlock {
+			code := src[i/128*32+i%32] >> (i / 32 % 4 * 2) & 3
+			dst[i] = d * float32(int(code)-1)
+		}
+	}
+}
