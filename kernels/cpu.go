@@ -75,19 +75,6 @@ func (c *CPU) Name() string {
 // Threads is the number of threads that the device uses.
 func (c *CPU) Threads() int { return c.pool.threads }
 
-// weight is a Weight of the CPU.
-type weight struct {
-	Matrix
-	rows, cols int
-}
-
-// Load makes a weight ready for MatMul and Embed. Nothing is copied: m's
-// memory must stay valid as long as the weight is used.
-func (c *CPU) Load(m Matrix) Weight {
-	rows, cols := m.Shape()
-	return &weight{Matrix: m, rows: rows, cols: cols}
-}
-
 // wasteful is how much larger than asked for a tensor's memory may be, so that
 // a vector does not keep the logits of a batch.
 const wasteful = 8

@@ -1,25 +1,17 @@
 package kernels
 
 import (
-	"encoding/binary"
-	"math"
-
 	"llmc/dtype"
+	"llmc/kernels/blocks"
 )
 
-// decode turns stored numbers into float32. Until the packages dtype and
-// blocks can do so, it knows the common scalar types.
+// decode turns stored numbers into float32. len(dst) is a whole number of
+// blocks, and src holds exactly those.
 func decode(dst []float32, src []byte, t dtype.Type) {
-	for i := range dst {
-		switch t {
-		case dtype.F64:
-			dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
-		case dtype.F32:
-			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-		case dtype.BF16:
-			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
-		default:
-			dst[i] = float32(math.NaN())
-		}
+	if t.IsBlock() {
+		blocks.Dequantize(t, dst, src)
+		return
 	}
+	// The type was checked when the matrix was made, so this cannot fail.
+	_ = dtype.Decode(dst, src, t)
 }

@@ -60,9 +60,6 @@ func (d *Dense) columns(dst []float32, r, from int) {
 	decode(dst, d.bytes(r, from, len(dst)), d.Type)
 }
 
-// row returns the stored bytes of row r.
-func (d *Dense) row(r int) []byte { return d.bytes(r, 0, d.Cols) }
-
 // bytes returns the stored bytes of n columns of row r, from a column on that
 // begins a block.
 func (d *Dense) bytes(r, from, n int) []byte {

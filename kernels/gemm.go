@@ -110,36 +110,17 @@ func (t *product) multiply(s *scratch, slab, panel []float32, out, n, k int, acc
 // of w into panels [outs/nr, k, nr], with zeros after the last row.
 func (t *product) packWeights(s *scratch, panels []float32, first, outs, from, k int) {
 	o := t.e.ops
-	if d, ok := t.w.Matrix.(*Dense); ok {
-		if all := d.float32s(); all != nil {
-			for j := 0; j < outs; j += o.nr {
-				o.transpose(panels[j*k:], all[(first+j)*t.k+from:], t.k, min(o.nr, outs-j), k)
-			}
-			return
-		}
-	}
 	for j := 0; j < outs; j += o.nr {
 		rows := min(o.nr, outs-j)
-		buf := floats(&s.row, o.nr*k)
-		t.w.dequantize(s, buf, first+j, rows, from, k)
-		o.transpose(panels[j*k:], buf, k, rows, k)
-	}
-}
-
-// dequantize sets dst [rows, k] to columns [from, from+k) of rows from first
-// on.
-func (w *weight) dequantize(s *scratch, dst []float32, first, rows, from, k int) {
-	part, ok := w.Matrix.(columnReader)
-	if ok {
-		for r := range rows {
-			part.columns(dst[r*k:][:k], first+r, from)
+		if t.w.floats != nil {
+			o.transpose(panels[j*k:], t.w.floats[(first+j)*t.k+from:], t.k, rows, k)
+			continue
 		}
-		return
-	}
-	whole := floats(&s.tile, w.cols)
-	for r := range rows {
-		w.Row(whole, first+r)
-		copy(dst[r*k:][:k], whole[from:])
+		buf := floats(&s.row, o.nr*slabWidth)
+		for r := range rows {
+			t.w.columns(s, buf[r*slabWidth:][:k], first+j+r, from)
+		}
+		o.transpose(panels[j*k:], buf, slabWidth, rows, k)
 	}
 }
 
@@ -152,21 +133,18 @@ type dots struct {
 }
 
 func (t *dots) run(worker, part int) {
-	o := t.e.ops
-	var all []float32
-	if d, ok := t.w.Matrix.(*Dense); ok {
-		all = d.float32s()
-	}
-	buf := floats(&t.e.scratch[worker].row, t.w.cols)
-	for r := part * dotRows; r < min(t.w.rows, (part+1)*dotRows); r++ {
-		row := buf
-		if all != nil {
-			row = all[r*t.w.cols:][:t.w.cols]
-		} else {
-			t.w.Row(row, r)
+	first := part * dotRows
+	rows := min(dotRows, t.w.rows-first)
+	for i := range t.x.Rows {
+		dst := t.dst.row(i)[first:][:rows]
+		if t.w.loops != nil {
+			t.w.fused(dst, t.x.row(i), first)
+			continue
 		}
-		for i := range t.x.Rows {
-			t.dst.Data[i*t.dst.Cols+r] = o.dot(t.x.row(i), row)
+		row := floats(&t.e.scratch[worker].row, t.w.cols)
+		for r := range rows {
+			t.w.Row(row, first+r)
+			dst[r] = t.e.ops.dot(t.x.row(i), row)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"llmc/dtype"
 	"llmc/internal/fault"
 )
 
@@ -37,11 +38,43 @@ type ops struct {
 	// largest returns the largest number of x, -Inf for none. NaN is passed over.
 	largest func(x []float32) float32
 	// expSum sets x to exp(x*s - shift) and returns the sum of that.
-	expSum func(x []float32, s, shift float32) float64
+	expSum expFunc
+	// sumExp returns the sum of exp(x*s - shift).
+	sumExp expFunc
+	// divergence returns the sum of exp(p-lse) * (p-q-offset).
+	divergence func(p, q []float32, lse, offset float32) float64
 	// gate sets dst to act(g) * up.
-	gate [numActivations]func(dst, g, up []float32)
+	gate [numActivations]gateFunc
 	// rotate turns the pairs (lo[j], hi[j]) by the angles of cos and sin.
 	rotate func(lo, hi, cos, sin []float32)
+	// rotatePairs turns the pairs (x[2j], x[2j+1]); cos and sin hold every
+	// number twice.
+	rotatePairs func(x, cos, sin []float32)
+
+	// peak runs n rounds of multiplying and adding in registers, as fast as the
+	// machine can, and returns the operations of one round; nil without
+	// assembly. Benchmarks measure themselves against it.
+	peak func(n int) float64
+
+	// formats are the number formats with loops of their own; the others are
+	// dequantized in portable Go.
+	formats map[dtype.Type]*loops
+}
+
+type (
+	expFunc  func(x []float32, s, shift float32) float64
+	gateFunc func(dst, g, up []float32)
+)
+
+// loops handle numbers of one format, in whole units.
+type loops struct {
+	values int // of one unit
+	// unpack dequantizes n units exactly. nil for F32.
+	unpack func(dst *float32, src *byte, n int)
+	// dots sets dst[r] to the dot product of x and the n units at w + r*stride
+	// bytes, for r < rows: the same as dot of x and the dequantized row, to the
+	// last bit.
+	dots func(dst, x *float32, w *byte, n, rows, stride int)
 }
 
 // levels lists what this machine can run, the slowest first.

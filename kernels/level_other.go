@@ -1,3 +1,5 @@
+//go:build !amd64 || noasm || purego
+
 package kernels
 
 // nativeLevels are the levels in assembly: none here.

@@ -16,3 +16,6 @@ func alignedFloats(n int) []float32 {
 	}
 	return buf[skip : skip+n : skip+n]
 }
+
+// bytePointer is the address of v, which must not be empty.
+func bytePointer(v []float32) *byte { return (*byte)(unsafe.Pointer(&v[0])) }

@@ -6,17 +6,20 @@ import "math"
 var portable = ops{
 	level: "portable",
 	mr:    4, nr: 8,
-	micro:      microPortable,
-	transpose:  transposePortable(8),
-	dot:        dotPortable,
-	add:        addPortable,
-	scale:      scalePortable,
-	sumSquares: sumSquaresPortable,
-	normalize:  normalizePortable,
-	largest:    largestPortable,
-	expSum:     expSumPortable,
-	gate:       [numActivations]func(dst, g, up []float32){siluPortable, geluTanhPortable, geluPortable, reluPortable},
-	rotate:     rotatePortable,
+	micro:       microPortable,
+	transpose:   transposePortable(8),
+	dot:         dotPortable,
+	add:         addPortable,
+	scale:       scalePortable,
+	sumSquares:  sumSquaresPortable,
+	normalize:   normalizePortable,
+	largest:     largestPortable,
+	expSum:      expSumPortable,
+	sumExp:      sumExpPortable,
+	divergence:  divergencePortable,
+	gate:        [numActivations]gateFunc{siluPortable, geluTanhPortable, geluPortable, reluPortable},
+	rotate:      rotatePortable,
+	rotatePairs: rotatePairsPortable,
 }
 
 func microPortable(rows, k int, a []float32, lda int, b, c []float32, ldc int, accumulate bool) {
@@ -142,6 +145,23 @@ func expSumPortable(x []float32, s, shift float32) float64 {
 	return sum
 }
 
+func sumExpPortable(x []float32, s, shift float32) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += float64(exp32(v*s - shift))
+	}
+	return sum
+}
+
+func divergencePortable(p, q []float32, lse, offset float32) float64 {
+	q = q[:len(p)]
+	sum := 0.0
+	for i, v := range p {
+		sum += float64(exp32(v-lse) * (v - q[i] - offset))
+	}
+	return sum
+}
+
 func siluPortable(dst, g, up []float32) {
 	g, up = g[:len(dst)], up[:len(dst)]
 	for i := range dst {
@@ -193,6 +213,15 @@ func rotatePortable(lo, hi, cos, sin []float32) {
 	}
 }
 
+func rotatePairsPortable(x, cos, sin []float32) {
+	cos, sin = cos[:len(x)], sin[:len(x)]
+	for j := 0; j+1 < len(x); j += 2 {
+		a, b := x[j], x[j+1]
+		x[j] = a*cos[j] - b*sin[j]
+		x[j+1] = a*sin[j] + b*cos[j]
+	}
+}
+
 // exp32 is e^x within 2 units in the last place: x = n*ln2 + r with
 // |r| <= ln2/2, a polynomial for e^r, and a scale by 2^n in two steps, so that
 // denormal results are right.
@@ -222,10 +251,11 @@ const (
 	expLog2E    = 1.44269504088896341
 	expLn2High  = 0.693359375 // ln2 = high + low; n*high is exact
 	expLn2Low   = -2.12194440e-4
-	// The Taylor terms are economized (Remez) on [-ln2/2, ln2/2].
-	expC2 = 0.5
-	expC3 = 1.6666665459e-1
-	expC4 = 4.1665795894e-2
-	expC5 = 8.3334519073e-3
-	expC6 = 1.3981999507e-3
+	// The least worst relative error of 1+r+C2*r²+...+C6*r⁶ on |r| <= ln2/2,
+	// 3e-9, found by Lawson's iteration.
+	expC2 = 0.4999999403953552
+	expC3 = 0.16666515171527863
+	expC4 = 0.04166845604777336
+	expC5 = 0.008369418792426586
+	expC6 = 0.0013813144760206342
 )

@@ -120,7 +120,7 @@ func (c *CPU) Rotate(x *Tensor, headDim int, rope *Rope, start int) {
 		cos, sin := t.angles.cos[i*n:][:n], t.angles.sin[i*n:][:n]
 		for ; len(row) > 0; row = row[t.size:] {
 			if t.rope.Interleaved {
-				rotatePairs(row, cos, sin)
+				t.e.ops.rotatePairs(row[:n], cos, sin)
 			} else {
 				t.e.ops.rotate(row[:n], row[n:2*n], cos, sin)
 			}
@@ -128,21 +128,11 @@ func (c *CPU) Rotate(x *Tensor, headDim int, rope *Rope, start int) {
 	}})
 }
 
-// rotatePairs turns the pairs (x[2j], x[2j+1]).
-func rotatePairs(x, cos, sin []float32) {
-	for j, c := range cos {
-		s := sin[j]
-		a, b := x[2*j], x[2*j+1]
-		x[2*j] = a*c - b*s
-		x[2*j+1] = a*s + b*c
-	}
-}
-
 // angles are the cosines and sines of consecutive positions. Every block of a
 // model rotates by the same ones, so the last are kept.
 type angles struct {
 	start, rows int
-	n           int // pairs of a head
+	n           int // numbers of a row: one for each pair of a head, or two for interleaved pairs
 	cos, sin    []float32
 }
 
@@ -155,19 +145,25 @@ func (e *engine) anglesFor(rope *Rope, start, rows int) *angles {
 		if len(e.angles) == maxAngles {
 			clear(e.angles)
 		}
-		a = &angles{n: len(rope.InvFreq)}
+		a = &angles{}
 		e.angles[rope] = a
 	}
 	if a.start == start && a.rows >= rows {
 		return a
 	}
-	a.start, a.rows = start, rows
-	cos, sin := floats(&a.cos, rows*a.n), floats(&a.sin, rows*a.n)
+	repeat := 1
+	if rope.Interleaved {
+		repeat = 2
+	}
+	a.start, a.rows, a.n = start, rows, repeat*len(rope.InvFreq)
+	cos, sin := floats(&a.cos, rows*a.n)[:0], floats(&a.sin, rows*a.n)[:0]
 	for i := range rows {
-		for j, freq := range rope.InvFreq {
+		for _, freq := range rope.InvFreq {
 			s, c := math.Sincos(float64(start+i) * freq)
-			cos[i*a.n+j] = float32(c * rope.Scale)
-			sin[i*a.n+j] = float32(s * rope.Scale)
+			for range repeat {
+				cos = append(cos, float32(c*rope.Scale))
+				sin = append(sin, float32(s*rope.Scale))
+			}
 		}
 	}
 	return a

@@ -1,0 +1,188 @@
+package kernels
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"llmc/dtype"
+)
+
+// benchLevels runs a benchmark at every level of this machine.
+func benchLevels(b *testing.B, f func(b *testing.B, o *ops)) {
+	for _, o := range levels() {
+		b.Run(o.level, func(b *testing.B) { f(b, o) })
+	}
+}
+
+// best runs f as often as the benchmark asks, each time next to ceiling, and
+// reports the fastest of each: rate, and its share of the ceiling's rate. On a
+// machine with other work the fastest run is what says something about f.
+func best(b *testing.B, unit string, f func() float64, ceiling func() float64) {
+	b.Helper()
+	rate := func(g func() float64) float64 {
+		start := time.Now()
+		n := g()
+		return n / time.Since(start).Seconds() / 1e9
+	}
+	top, most := 0.0, 0.0
+	for b.Loop() {
+		most = max(most, rate(ceiling))
+		top = max(top, rate(f))
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(top, unit)
+	b.ReportMetric(most, unit+"-ceiling")
+	b.ReportMetric(100*top/most, "%")
+}
+
+// multiplyAdd runs independent multiply-adds on registers, on one thread, and
+// returns how many operations they are.
+func multiplyAdd(o *ops) float64 {
+	const k, repeat = 256, 300
+	a, w, c := alignedFloats(o.mr*k), alignedFloats(k*o.nr), alignedFloats(o.mr*o.nr)
+	if o.peak != nil {
+		const n = 200000
+		return o.peak(n) * n
+	}
+	for range repeat {
+		o.micro(o.mr, k, a, k, w, c, o.nr, false)
+	}
+	return repeat * 2 * float64(o.mr) * float64(o.nr) * k
+}
+
+// onThreads runs f on every thread of a pool and adds up the results.
+func onThreads(p *pool, f func() float64) float64 {
+	t := &sumTask{f: f, results: make([]float64, p.threads)}
+	p.run(p.threads, t)
+	sum := 0.0
+	for _, x := range t.results {
+		sum += x
+	}
+	return sum
+}
+
+type sumTask struct {
+	f       func() float64
+	results []float64
+}
+
+func (s *sumTask) run(_, part int) { s.results[part] = s.f() }
+
+// BenchmarkMicro is the micro-kernel alone, on panels in the first cache level.
+func BenchmarkMicro(b *testing.B) {
+	benchLevels(b, func(b *testing.B, o *ops) {
+		const k = 128
+		a, w, c := alignedFloats(o.mr*k), alignedFloats(k*o.nr), alignedFloats(o.mr*o.nr)
+		best(b, "GFLOP/s", func() float64 {
+			for range 1000 {
+				o.micro(o.mr, k, a, k, w, c, o.nr, false)
+			}
+			return 1000 * 2 * float64(o.mr) * float64(o.nr) * k
+		}, func() float64 { return multiplyAdd(o) })
+	})
+}
+
+func BenchmarkMatMul(b *testing.B) {
+	for _, threads := range []int{1, 2} {
+		for _, s := range []struct{ n, k, out int }{{512, 2048, 2048}, {512, 768, 1536}, {64, 2048, 2048}, {12, 2048, 2048}, {4, 2048, 2048}} {
+			for _, t := range []dtype.Type{dtype.F32, dtype.BF16, dtype.Q4_K} {
+				name := fmt.Sprintf("threads=%d/%dx%dx%d/%s", threads, s.n, s.k, s.out, t)
+				b.Run(name, func(b *testing.B) {
+					benchLevels(b, func(b *testing.B, o *ops) {
+						c := newCPU(threads, o)
+						defer c.Close()
+						w := randomDense(b, s.out, s.k, t)
+						x, dst := c.NewTensor(s.n, s.k), c.NewTensor(s.n, s.out)
+						weight := c.Load(w)
+						best(b, "GFLOP/s", func() float64 {
+							c.MatMul(dst, x, weight)
+							return 2 * float64(s.n) * float64(s.k) * float64(s.out)
+						}, func() float64 { return onThreads(c.pool, func() float64 { return multiplyAdd(o) }) })
+					})
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkDecode multiplies one row with a matrix that does not fit the
+// caches, in gigabytes of weights a second, next to reading memory.
+func BenchmarkDecode(b *testing.B) {
+	for _, threads := range []int{1, 2} {
+		for _, t := range decodeTypes {
+			b.Run(fmt.Sprintf("threads=%d/%s", threads, t), func(b *testing.B) {
+				benchLevels(b, func(b *testing.B, o *ops) {
+					if o.level == "portable" && t.IsBlock() {
+						b.Skip("slow")
+					}
+					c := newCPU(threads, o)
+					defer c.Close()
+					w := randomDense(b, 32768, 4096, t)
+					memory := alignedFloats(1 << 25 * threads)
+					x, dst := c.NewTensor(1, 4096), c.NewTensor(1, 32768)
+					weight := c.Load(w)
+					best(b, "GB/s", func() float64 {
+						c.MatMul(dst, x, weight)
+						return float64(w.Bytes())
+					}, func() float64 {
+						return onThreads(c.pool, func() float64 { o.sumSquares(memory[:1<<25]); return 4 << 25 })
+					})
+				})
+			})
+		}
+	}
+}
+
+var decodeTypes = []dtype.Type{dtype.F32, dtype.F16, dtype.BF16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q4_K, dtype.Q6_K}
+
+// randomDense returns a matrix with random bytes for blocks and codes, and
+// small numbers for its scalars and scales.
+func randomDense(tb testing.TB, rows, cols int, t dtype.Type) *Dense {
+	tb.Helper()
+	size, ok := t.RowBytes(cols)
+	if !ok {
+		tb.Fatalf("%s does not divide %d", t, cols)
+	}
+	data := make([]byte, rows*size)
+	r := rand.New(rand.NewPCG(5, uint64(t)))
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	plausible(data, t)
+	d, err := NewDense(rows, cols, t, data)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return d
+}
+
+// plausible clears the exponent bits that would make scalars or scales huge or
+// not numbers.
+func plausible(data []byte, t dtype.Type) {
+	var scales []int // offsets of 16-bit floats in a block
+	switch t {
+	case dtype.F32:
+		for i := 3; i < len(data); i += 4 {
+			data[i] = data[i]&0x80 | 0x3e
+		}
+		return
+	case dtype.BF16:
+		for i := 1; i < len(data); i += 2 {
+			data[i] = data[i]&0x80 | 0x3e
+		}
+		return
+	case dtype.F16, dtype.Q8_0, dtype.Q4_0:
+		scales = []int{0}
+	case dtype.Q4_1, dtype.Q4_K:
+		scales = []int{0, 2}
+	case dtype.Q6_K:
+		scales = []int{208}
+	}
+	for at := 0; at < len(data); at += t.BlockBytes() {
+		for _, s := range scales {
+			data[at+s+1] = data[at+s+1]&0x83 | 0x20
+		}
+	}
+}

@@ -1,0 +1,83 @@
+//go:build !noasm && !purego
+
+package kernels
+
+import (
+	"golang.org/x/sys/cpu"
+
+	"llmc/dtype"
+)
+
+// nativeLevels are the levels in assembly that this machine can run.
+func nativeLevels() []*ops {
+	var have []*ops
+	x := &cpu.X86
+	if x.HasAVX2 && x.HasFMA && x.HasF16C {
+		have = append(have, &avx2)
+	}
+	if len(have) > 0 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL {
+		have = append(have, &avx512)
+	}
+	return have
+}
+
+var avx2 = ops{
+	level: "avx2",
+	mr:    6, nr: 16,
+	micro:       tiles(micro1AVX2, micro2AVX2, micro3AVX2, micro4AVX2, micro5AVX2, micro6AVX2),
+	transpose:   transposition(8, 16, transposeAVX2),
+	dot:         dotProduct(8, dotsF32AVX2),
+	add:         addition(8, addAVX2),
+	scale:       scaling(8, scaleAVX2),
+	sumSquares:  squares(8, sumSquaresAVX2),
+	normalize:   normalization(8, normalizeAVX2),
+	largest:     maximum(8, largestAVX2),
+	expSum:      exponentials(8, expSumAVX2, expSumPortable),
+	sumExp:      exponentials(8, sumExpAVX2, sumExpPortable),
+	divergence:  divergences(8, divergenceAVX2),
+	gate:        [numActivations]gateFunc{gating(8, siluAVX2, siluPortable), gating(8, geluTanhAVX2, geluTanhPortable), geluPortable, reluPortable},
+	rotate:      rotation(8, rotateAVX2),
+	rotatePairs: pairRotation(8, rotatePairsAVX2),
+	peak:        func(n int) float64 { peakAVX2(n); return 12 * 8 * 2 },
+	formats: map[dtype.Type]*loops{
+		dtype.F32:  {8, nil, dotsF32AVX2},
+		dtype.F16:  {8, unpackF16AVX2, dotsF16AVX2},
+		dtype.BF16: {8, unpackBF16AVX2, dotsBF16AVX2},
+		dtype.Q8_0: {32, unpackQ8_0AVX2, dotsQ8_0AVX2},
+		dtype.Q4_0: {32, unpackQ4_0AVX2, dotsQ4_0AVX2},
+		dtype.Q4_1: {32, unpackQ4_1AVX2, dotsQ4_1AVX2},
+		dtype.Q4_K: {256, unpackQ4_KAVX2, dotsQ4_KAVX2},
+		dtype.Q6_K: {256, unpackQ6_KAVX2, dotsQ6_KAVX2},
+	},
+}
+
+var avx512 = ops{
+	level: "avx512",
+	mr:    14, nr: 32,
+	micro: tiles(micro1AVX512, micro2AVX512, micro3AVX512, micro4AVX512, micro5AVX512, micro6AVX512, micro7AVX512,
+		micro8AVX512, micro9AVX512, micro10AVX512, micro11AVX512, micro12AVX512, micro13AVX512, micro14AVX512),
+	transpose:   transposition(16, 32, transposeAVX512),
+	dot:         dotProduct(16, dotsF32AVX512),
+	add:         addition(16, addAVX512),
+	scale:       scaling(16, scaleAVX512),
+	sumSquares:  squares(16, sumSquaresAVX512),
+	normalize:   normalization(16, normalizeAVX512),
+	largest:     maximum(16, largestAVX512),
+	expSum:      exponentials(16, expSumAVX512, expSumPortable),
+	sumExp:      exponentials(16, sumExpAVX512, sumExpPortable),
+	divergence:  divergences(16, divergenceAVX512),
+	gate:        [numActivations]gateFunc{gating(16, siluAVX512, siluPortable), gating(16, geluTanhAVX512, geluTanhPortable), geluPortable, reluPortable},
+	rotate:      rotation(16, rotateAVX512),
+	rotatePairs: pairRotation(16, rotatePairsAVX512),
+	peak:        func(n int) float64 { peakAVX512(n); return 12 * 16 * 2 },
+	formats: map[dtype.Type]*loops{
+		dtype.F32:  {16, nil, dotsF32AVX512},
+		dtype.F16:  {16, unpackF16AVX512, dotsF16AVX512},
+		dtype.BF16: {16, unpackBF16AVX512, dotsBF16AVX512},
+		dtype.Q8_0: {32, unpackQ8_0AVX512, dotsQ8_0AVX512},
+		dtype.Q4_0: {32, unpackQ4_0AVX512, dotsQ4_0AVX512},
+		dtype.Q4_1: {32, unpackQ4_1AVX512, dotsQ4_1AVX512},
+		dtype.Q4_K: {256, unpackQ4_KAVX512, dotsQ4_KAVX512},
+		dtype.Q6_K: {256, unpackQ6_KAVX512, dotsQ6_KAVX512},
+	},
+}

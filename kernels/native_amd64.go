@@ -1,0 +1,171 @@
+//go:build !noasm && !purego
+
+package kernels
+
+// The functions below put Go around assembly kernels, which handle n whole
+// vectors of lanes numbers: they check lengths, and give what is left at the
+// end to the portable function.
+
+type microKernel func(k int, a *float32, lda int, b, c *float32, ldc int, accumulate bool)
+
+func tiles(kernels ...microKernel) func(rows, k int, a []float32, lda int, b, c []float32, ldc int, accumulate bool) {
+	nr := 16
+	if len(kernels) > 6 {
+		nr = 32
+	}
+	return func(rows, k int, a []float32, lda int, b, c []float32, ldc int, accumulate bool) {
+		_ = a[(rows-1)*lda+k-1]
+		_ = b[k*nr-1]
+		_ = c[(rows-1)*ldc+nr-1]
+		kernels[rows-1](k, &a[0], lda, &b[0], &c[0], ldc, accumulate)
+	}
+}
+
+// transposition fills panels of nr columns, lanes columns at a time.
+func transposition(lanes, nr int, kernel func(panel, src *float32, ld, steps, stride int)) func(panel, src []float32, ld, rows, k int) {
+	rest := transposePortable(nr)
+	return func(panel, src []float32, ld, rows, k int) {
+		if rows < nr {
+			rest(panel, src, ld, rows, k)
+			return
+		}
+		_ = panel[nr*k-1]
+		_ = src[(rows-1)*ld+k-1]
+		whole := k &^ 3
+		if whole > 0 {
+			for j := 0; j < nr; j += lanes {
+				kernel(&panel[j], &src[j*ld], ld, whole/4, nr)
+			}
+		}
+		if whole < k {
+			rest(panel[whole*nr:], src[whole:], ld, rows, k-whole)
+		}
+	}
+}
+
+func dotProduct(lanes int, kernel func(dst, x *float32, w *byte, n, rows, stride int)) func(x, y []float32) float32 {
+	return func(x, y []float32) float32 {
+		y = y[:len(x)]
+		n := len(x) / lanes
+		var sum float32
+		if n > 0 {
+			kernel(&sum, &x[0], bytePointer(y), n, 1, 0)
+		}
+		if at := n * lanes; at < len(x) {
+			sum += dotPortable(x[at:], y[at:])
+		}
+		return sum
+	}
+}
+
+func addition(lanes int, kernel func(dst, x *float32, n int)) func(dst, x []float32) {
+	return func(dst, x []float32) {
+		x = x[:len(dst)]
+		n := len(dst) / lanes
+		if n > 0 {
+			kernel(&dst[0], &x[0], n)
+		}
+		addPortable(dst[n*lanes:], x[n*lanes:])
+	}
+}
+
+func scaling(lanes int, kernel func(x *float32, n int, s float32)) func(x []float32, s float32) {
+	return func(x []float32, s float32) {
+		n := len(x) / lanes
+		if n > 0 {
+			kernel(&x[0], n, s)
+		}
+		scalePortable(x[n*lanes:], s)
+	}
+}
+
+func squares(lanes int, kernel func(x *float32, n int) float64) func(x []float32) float64 {
+	return func(x []float32) float64 {
+		n, sum := len(x)/lanes, 0.0
+		if n > 0 {
+			sum = kernel(&x[0], n)
+		}
+		return sum + sumSquaresPortable(x[n*lanes:])
+	}
+}
+
+func normalization(lanes int, kernel func(dst, x, w *float32, n int, s float32)) func(dst, x, w []float32, s float32) {
+	return func(dst, x, w []float32, s float32) {
+		x, w = x[:len(dst)], w[:len(dst)]
+		n := len(dst) / lanes
+		if n > 0 {
+			kernel(&dst[0], &x[0], &w[0], n, s)
+		}
+		at := n * lanes
+		normalizePortable(dst[at:], x[at:], w[at:], s)
+	}
+}
+
+func maximum(lanes int, kernel func(x *float32, n int) float32) func(x []float32) float32 {
+	return func(x []float32) float32 {
+		n := len(x) / lanes
+		largest := largestPortable(x[n*lanes:])
+		if n > 0 {
+			largest = max(largest, kernel(&x[0], n))
+		}
+		return largest
+	}
+}
+
+func exponentials(lanes int, kernel func(x *float32, n int, s, shift float32) float64, rest expFunc) expFunc {
+	return func(x []float32, s, shift float32) float64 {
+		n, sum := len(x)/lanes, 0.0
+		if n > 0 {
+			sum = kernel(&x[0], n, s, shift)
+		}
+		return sum + rest(x[n*lanes:], s, shift)
+	}
+}
+
+func divergences(lanes int, kernel func(p, q *float32, n int, lse, offset float32) float64) func(p, q []float32, lse, offset float32) float64 {
+	return func(p, q []float32, lse, offset float32) float64 {
+		q = q[:len(p)]
+		n, sum := len(p)/lanes, 0.0
+		if n > 0 {
+			sum = kernel(&p[0], &q[0], n, lse, offset)
+		}
+		at := n * lanes
+		return sum + divergencePortable(p[at:], q[at:], lse, offset)
+	}
+}
+
+func gating(lanes int, kernel func(dst, gate, up *float32, n int), rest gateFunc) gateFunc {
+	return func(dst, g, up []float32) {
+		g, up = g[:len(dst)], up[:len(dst)]
+		n := len(dst) / lanes
+		if n > 0 {
+			kernel(&dst[0], &g[0], &up[0], n)
+		}
+		at := n * lanes
+		rest(dst[at:], g[at:], up[at:])
+	}
+}
+
+func rotation(lanes int, kernel func(lo, hi, cos, sin *float32, n int)) func(lo, hi, cos, sin []float32) {
+	return func(lo, hi, cos, sin []float32) {
+		hi, cos, sin = hi[:len(lo)], cos[:len(lo)], sin[:len(lo)]
+		n := len(lo) / lanes
+		if n > 0 {
+			kernel(&lo[0], &hi[0], &cos[0], &sin[0], n)
+		}
+		at := n * lanes
+		rotatePortable(lo[at:], hi[at:], cos[at:], sin[at:])
+	}
+}
+
+func pairRotation(lanes int, kernel func(x, cos, sin *float32, n int)) func(x, cos, sin []float32) {
+	return func(x, cos, sin []float32) {
+		cos, sin = cos[:len(x)], sin[:len(x)]
+		n := len(x) / lanes
+		if n > 0 {
+			kernel(&x[0], &cos[0], &sin[0], n)
+		}
+		at := n * lanes
+		rotatePairsPortable(x[at:], cos[at:], sin[at:])
+	}
+}
