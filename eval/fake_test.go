@@ -2,6 +2,7 @@ package eval
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -65,14 +66,14 @@ type markov struct {
 	bad   int // the position at which a logit is NaN; 0 for none
 }
 
-func (m *markov) reset()       { m.seen, m.from = nil, 0 }
-func (m *markov) vocab() int   { return m.size }
-func (m *markov) check() error { return nil }
+func (m *markov) reset()                      { m.seen, m.from = nil, 0 }
+func (m *markov) vocab() int                  { return m.size }
+func (m *markov) check(context.Context) error { return nil }
 
-func (m *markov) forward(ids []int32) error {
+func (m *markov) forward(ctx context.Context, ids []int32) error {
 	m.from = len(m.seen)
 	m.seen = append(m.seen, ids...)
-	return nil
+	return ctx.Err()
 }
 
 func (m *markov) logits(first, n int) []float32 {

@@ -53,7 +53,7 @@ func measureOnce(ctx context.Context, run runner, prompt []int32) (timing, error
 	var t timing
 	run.reset()
 	start := time.Now()
-	if err := run.forward(prompt); err != nil {
+	if err := run.forward(ctx, prompt); err != nil {
 		return t, err
 	}
 	t.prefill = time.Since(start)
@@ -61,10 +61,7 @@ func measureOnce(ctx context.Context, run runner, prompt []int32) (timing, error
 	t.first = time.Since(start)
 	start = time.Now()
 	for range decodeTokens {
-		if err := ctx.Err(); err != nil {
-			return t, err
-		}
-		if err := run.forward([]int32{id}); err != nil {
+		if err := run.forward(ctx, []int32{id}); err != nil {
 			return t, err
 		}
 		id = likeliest(run.logits(0, 1))

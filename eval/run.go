@@ -25,6 +25,15 @@ type Options struct {
 // DefaultContext is llama-perplexity's.
 const DefaultContext = 512
 
+// Check refuses options that make no sense whatever the models.
+func (o Options) Check() error {
+	if o.Context == 0 {
+		o.Context = max(DefaultContext, o.Stride)
+	}
+	_, err := o.layout(nil)
+	return err
+}
+
 // layout fills in defaults and checks the numbers.
 func (o Options) layout(subjects []*Subject) (layout, error) {
 	l := layout{protocol: o.Protocol, context: o.Context, stride: o.Stride, bos: -1}
@@ -110,7 +119,7 @@ type runner interface {
 	// reset forgets all tokens seen.
 	reset()
 	// forward appends ids to the tokens seen; logits is about their outputs.
-	forward(ids []int32) error
+	forward(ctx context.Context, ids []int32) error
 	// logits returns rows first to first+n of the last forward's logits,
 	// [n, vocab] row-major, valid until the next call.
 	logits(first, n int) []float32
@@ -118,7 +127,7 @@ type runner interface {
 	vocab() int
 	// check returns an error that names the first weight that is NaN or
 	// infinite, nil if there is none.
-	check() error
+	check(ctx context.Context) error
 }
 
 // tally is what is gathered of one model.
@@ -230,17 +239,14 @@ func (r *run) progress() {
 }
 
 // logitsBudget bounds the bytes of logits held at once, over all models.
-const logitsBudget = 64 << 20
+const logitsBudget = 256 << 20
 
 // score runs every model over a window and adds to the tallies.
 func (r *run) score(ctx context.Context, w window) error {
 	rowBytes := 0
 	for i, run := range r.runners {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		run.reset()
-		if err := run.forward(w.ids); err != nil {
+		if err := run.forward(ctx, w.ids); err != nil {
 			return fmt.Errorf("cannot run %s: %w", r.sources[i].name, err)
 		}
 		rowBytes += 4 * run.vocab()
@@ -248,7 +254,7 @@ func (r *run) score(ctx context.Context, w window) error {
 	batch := max(1, logitsBudget/rowBytes)
 	for lo := 0; lo < len(w.target); lo += batch {
 		hi := min(lo+batch, len(w.target))
-		if err := r.scoreRows(w, lo, hi); err != nil {
+		if err := r.scoreRows(ctx, w, lo, hi); err != nil {
 			return err
 		}
 	}
@@ -266,7 +272,7 @@ type row struct {
 
 // scoreRows scores targets lo to hi of a window. Rows are computed by several
 // threads and added up in order.
-func (r *run) scoreRows(w window, lo, hi int) error {
+func (r *run) scoreRows(ctx context.Context, w window, lo, hi int) error {
 	r.logits = r.logits[:0]
 	for _, run := range r.runners {
 		r.logits = append(r.logits, run.logits(w.first+lo, hi-lo))
@@ -286,7 +292,7 @@ func (r *run) scoreRows(w window, lo, hi int) error {
 	for i := range hi - lo {
 		for m := range rows {
 			if !rows[m][i].finite {
-				return r.notFinite(m, w.start+int64(w.first+lo+i))
+				return r.notFinite(ctx, m, w.start+int64(w.first+lo+i))
 			}
 			r.tallies[m].add(rows[m][i], rows[0][i], m > 0)
 		}
@@ -336,9 +342,9 @@ func (t *tally) add(own, base row, compare bool) {
 }
 
 // notFinite makes the error for logits that are NaN or infinite.
-func (r *run) notFinite(m int, position int64) error {
+func (r *run) notFinite(ctx context.Context, m int, position int64) error {
 	name := r.sources[m].name
-	if err := r.runners[m].check(); err != nil {
+	if err := r.runners[m].check(ctx); err != nil {
 		return fmt.Errorf("%s gives NaN or infinite logits at token %d of the text: %w", name, position, err)
 	}
 	return fault.Invalid("%s gives NaN or infinite logits at token %d of the text, though its weights are finite", name, position)
@@ -376,7 +382,7 @@ func (r *run) report(subjects []*Subject) *Report {
 		_, bos := s.bos()
 		m := ModelReport{
 			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme,
-			Parameters: s.Parameters, SizeBytes: s.SizeBytes, BitsPerWeight: s.bitsPerWeight(),
+			Parameters: s.Parameters, SizeBytes: s.SizeBytes, BitsPerWeight: s.BitsPerWeight(),
 			Perplexity: math.Exp(nll), PerplexityStderr: math.Exp(nll) * t.nll.stderr(), NLL: nll,
 			Tokens: t.nll.n, Windows: r.windows,
 			Context: r.layout.context, Protocol: r.layout.protocol, BOS: bos,

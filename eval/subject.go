@@ -1,27 +1,89 @@
 package eval
 
-// Subject is one model to measure, loaded.
+import (
+	"context"
+	"fmt"
+
+	"llmc/formats"
+	"llmc/kernels"
+	"llmc/model"
+)
+
+// Subject is one model to measure, loaded onto a device.
 type Subject struct {
-	Path         string // how reports and errors call it
-	Architecture string
-	Scheme       string // how its weights are stored: "BF16", "Q4_K_M", "gptq 4-bit, group 128"
-	Parameters   int64
-	SizeBytes    int64 // of the weights on disk
-	WeightBytes  int64 // of the tensors, what BitsPerWeight is of
-	Context      int   // tokens that the model was made for; 0 if it does not say
+	Path string // how reports and errors call it
+	Summary
 
 	encoder encoder
 	runner  runner
 	bosID   int32 // the BOS that the tokenizer adds; -1 for none
 }
 
+// Load makes a checkpoint ready to be measured under the name path. The
+// checkpoint must stay open as long as the subject is used.
+func Load(dev kernels.Device, c *formats.Checkpoint, path string) (*Subject, error) {
+	weights, err := model.Open(c)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	tok, err := model.OpenTokenizer(c)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	m, err := model.New(dev, weights)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	s := &Subject{Path: path, Summary: Summarize(c, weights), encoder: tok, bosID: -1,
+		runner: &modelRunner{weights: weights, model: m, state: m.NewState()}}
+	if id, ok := tok.BOS(); ok && tok.AddsBOS() {
+		s.bosID = id
+	}
+	return s, nil
+}
+
 // bos returns the token that the tokenizer puts before every text, if it does.
 func (s *Subject) bos() (int32, bool) { return s.bosID, s.bosID >= 0 }
 
-// bitsPerWeight is the average storage of a parameter, 0 when not known.
-func (s *Subject) bitsPerWeight() float64 {
-	if s.Parameters == 0 {
-		return 0
+// modelRunner is the runner of a real model.
+type modelRunner struct {
+	weights *model.Weights
+	model   *model.Model
+	state   *model.State
+	hidden  []float32 // [tokens of the last forward, width]
+	out     []float32 // the logits last handed out
+}
+
+func (m *modelRunner) reset()     { m.state.Truncate(0) }
+func (m *modelRunner) vocab() int { return m.model.Config().Vocab }
+
+func (m *modelRunner) check(ctx context.Context) error { return m.weights.Check(ctx, nil) }
+
+func (m *modelRunner) forward(ctx context.Context, ids []int32) error {
+	width := m.model.Config().Hidden
+	m.hidden = resize(m.hidden, len(ids)*width)
+	return m.model.Forward(ctx, m.state, ids, func(first int, hidden *kernels.Tensor) error {
+		m.model.Device().Read(m.hidden[first*width:(first+hidden.Rows)*width], hidden)
+		return nil
+	})
+}
+
+func (m *modelRunner) logits(first, n int) []float32 {
+	dev, width := m.model.Device(), m.model.Config().Hidden
+	hidden := dev.NewTensor(n, width)
+	dev.Write(hidden, m.hidden[first*width:(first+n)*width])
+	logits := m.model.Logits(hidden)
+	dev.Free(hidden)
+	m.out = resize(m.out, n*m.vocab())
+	dev.Read(m.out, logits)
+	dev.Free(logits)
+	return m.out
+}
+
+// resize returns a slice of n elements, of s's memory if that is enough.
+func resize(s []float32, n int) []float32 {
+	if cap(s) < n {
+		return make([]float32, n)
 	}
-	return 8 * float64(s.SizeBytes) / float64(s.Parameters)
+	return s[:n]
 }

@@ -51,6 +51,19 @@ func StringText(name, text string) Text {
 	}}
 }
 
+// Reader opens the text; what is read through it is checked to be UTF-8
+// without NUL.
+func (t Text) Reader() (io.ReadCloser, error) {
+	file, err := t.Open()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the text: %w", err)
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{newTextReader(t.Name, file, false), file}, nil
+}
+
 // textReader passes a text on and refuses what is no text: NUL bytes and
 // bytes that are not UTF-8. It counts and hashes what it read.
 type textReader struct {
