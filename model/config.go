@@ -217,4 +217,3 @@ func (c *Config) Parameters() int64 {
 	}
 	return n
 }
-func configFromGGUF(c *formats.Checkpoint) (Config, error) { return Config{}, nil }

@@ -74,8 +74,16 @@ func (w *Weights) index(tensors []raw.Tensor) {
 	for _, id := range w.need() {
 		needed[id] = true
 	}
+	embed := ID{Role: Embed, Block: -1}
+	storesEmbed := slices.ContainsFunc(tensors, func(t raw.Tensor) bool {
+		id, _, ok := w.parse(t.Name)
+		return ok && id == embed
+	})
 	for _, t := range tensors {
 		id, part, ok := w.parse(t.Name)
+		if ok && id.Role == Head && w.Config.Tied && !storesEmbed {
+			id = embed // of two tensors that share memory, some writers keep the head's name
+		}
 		if !ok || !needed[id] {
 			w.Extra = append(w.Extra, t.Name)
 			continue
