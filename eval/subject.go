@@ -26,6 +26,12 @@ func Load(dev kernels.Device, c *formats.Checkpoint, path string) (*Subject, err
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	return LoadWeights(dev, c, weights, path)
+}
+
+// LoadWeights is Load for weights of the checkpoint that were replaced in
+// memory. The Summary is the checkpoint's; the caller corrects its sizes.
+func LoadWeights(dev kernels.Device, c *formats.Checkpoint, weights *model.Weights, path string) (*Subject, error) {
 	tok, err := model.OpenTokenizer(c)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"llmc/dtype"
 	"llmc/internal/fault"
 	"llmc/model"
 )
@@ -20,6 +21,10 @@ type Tensor struct {
 	Quantized bool   // From has lost precision already
 }
 
+func (t *Tensor) isMatrix() bool {
+	return len(t.Shape) == 2 && t.ID.Role.IsMatrix() && !t.ID.Bias
+}
+
 // Policy says what to do with which tensor. The zero Policy keeps everything.
 type Policy struct {
 	Scheme     Scheme                // for the linears of the blocks
@@ -29,6 +34,9 @@ type Policy struct {
 	Embeddings bool                  // quantize the embedding with Scheme too
 	Head       bool                  // quantize the head with Scheme too
 	Importance bool                  // an importance matrix drives the block types
+	// Vectors is the type that vectors are converted to; dtype.Invalid keeps
+	// them.
+	Vectors dtype.Type
 	// UniformGroups is set for file formats that know one group size: then the
 	// size that fits every tensor is taken for all.
 	UniformGroups bool
@@ -133,8 +141,11 @@ type planner struct {
 // entry decides about one tensor.
 func (p *planner) entry(t Tensor) Entry {
 	e := Entry{Tensor: t}
-	if len(t.Shape) != 2 || !t.ID.Role.IsMatrix() || t.ID.Bias {
+	if !t.isMatrix() {
 		e.Reason = "not a matrix"
+		if v := p.policy.Vectors; v != dtype.Invalid && v.String() != t.From {
+			e.To, e.Reason = TypeScheme(v), "vectors are "+v.String()
+		}
 		return e
 	}
 	for _, pattern := range p.policy.Ignore {
@@ -257,8 +268,12 @@ func gcd(a, b int) int {
 // size fills OutBytes.
 func (e *Entry) size() {
 	e.OutBytes = e.Bytes
-	if !e.Kept() {
+	switch {
+	case e.Kept():
+	case e.isMatrix():
 		e.OutBytes = e.To.Bytes(e.Shape[0], e.Shape[1])
+	default:
+		e.OutBytes = e.To.Bytes(1, int(e.elements()))
 	}
 }
 
@@ -327,12 +342,16 @@ func (p *Plan) Bytes() (before, after int64) {
 // Elements is the number of weights in the plan.
 func (p *Plan) Elements() int64 {
 	var n int64
-	for _, e := range p.Entries {
-		size := int64(1)
-		for _, d := range e.Shape {
-			size *= int64(d)
-		}
-		n += size
+	for i := range p.Entries {
+		n += p.Entries[i].elements()
+	}
+	return n
+}
+
+func (e *Entry) elements() int64 {
+	n := int64(1)
+	for _, d := range e.Shape {
+		n *= int64(d)
 	}
 	return n
 }
@@ -357,7 +376,7 @@ func (p *Plan) Counts() []Count {
 	var counts []Count
 	for _, e := range p.Entries {
 		role, stored := e.ID.Role.String(), e.From
-		if e.ID.Bias || !e.ID.Role.IsMatrix() {
+		if !e.isMatrix() {
 			role = "vectors"
 		}
 		if !e.Kept() {

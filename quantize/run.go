@@ -1,0 +1,137 @@
+package quantize
+
+import (
+	"context"
+	"fmt"
+
+	"llmc/dtype"
+	"llmc/formats/raw"
+	"llmc/kernels"
+	"llmc/model"
+)
+
+// Describe lists a model's tensors as a plan needs them, in the order of the
+// forward pass.
+func Describe(w *model.Weights) []Tensor {
+	ids := w.Config.IDs()
+	if rope := (model.ID{Role: model.RopeFreqs, Block: -1}); len(w.Stored(rope)) > 0 {
+		ids = append(ids, rope)
+	}
+	tensors := make([]Tensor, 0, len(ids))
+	for _, id := range ids {
+		from, quantized := storedAs(w.Stored(id))
+		tensors = append(tensors, Tensor{
+			ID: id, Name: w.Config.Family.TensorName(w.Kind, id), Shape: w.Config.Shape(id),
+			From: from, Bytes: w.Bytes(id), Quantized: quantized,
+		})
+	}
+	return tensors
+}
+
+// storedAs names the numbers of a tensor's parts, and whether they are the
+// result of rounding to fewer bits.
+func storedAs(parts map[string]raw.Tensor) (string, bool) {
+	for _, name := range []string{"weight_packed", "qweight"} {
+		if _, ok := parts[name]; ok {
+			return "packed", true
+		}
+	}
+	for _, name := range []string{"weight", "bias"} {
+		if t, ok := parts[name]; ok {
+			coarse := t.Type.IsBlock() || t.Type.IsInteger() || t.Type == dtype.F8E4M3 || t.Type == dtype.F8E5M2
+			return t.Type.String(), coarse
+		}
+	}
+	return "", false
+}
+
+// Result is what a run did to one tensor.
+type Result struct {
+	Entry *Entry
+	Stats Stats
+}
+
+// Run carries out a plan tensor by tensor, in whatever order they are asked
+// for, and keeps what it measured.
+type Run struct {
+	weights *model.Weights
+	method  Method
+	threads int
+	entries map[model.ID]*Entry
+	results map[model.ID]Result
+	plan    *Plan
+}
+
+// NewRun returns a run of plan over the weights it was made for.
+func NewRun(w *model.Weights, plan *Plan, method Method, threads int) *Run {
+	r := &Run{weights: w, method: method, threads: threads, plan: plan,
+		entries: map[model.ID]*Entry{}, results: map[model.ID]Result{}}
+	for i := range plan.Entries {
+		r.entries[plan.Entries[i].ID] = &plan.Entries[i]
+	}
+	return r
+}
+
+// Matrix returns the weight as the plan wants it stored: rounded, or as it is
+// when the plan keeps it. Rounded ones are measured against the source.
+func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
+	w, err := r.weights.Matrix(id)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := r.entries[id]
+	if !ok || !e.rounds() {
+		return w, nil
+	}
+	q, err := r.method.Quantize(ctx, Layer{Name: e.Name, ID: id, Weight: w}, e.To)
+	if err != nil {
+		return nil, err
+	}
+	stats, err := Compare(ctx, w, q, r.threads)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", e.Name, err)
+	}
+	r.results[id] = Result{Entry: e, Stats: stats}
+	return q, nil
+}
+
+// Results lists what was rounded so far, in the plan's order.
+func (r *Run) Results() []Result {
+	var list []Result
+	for i := range r.plan.Entries {
+		if result, ok := r.results[r.plan.Entries[i].ID]; ok {
+			list = append(list, result)
+		}
+	}
+	return list
+}
+
+// rounds reports whether the entry is a matrix that changes.
+func (e *Entry) rounds() bool { return !e.Kept() && e.isMatrix() }
+
+// Replace rounds every tensor of the plan in memory, so that a model made of
+// the weights computes with the rounded ones. progress may be nil; it is told
+// the weights done and the weights in all.
+func (r *Run) Replace(ctx context.Context, progress func(done, total int64)) error {
+	var done, total int64
+	for i := range r.plan.Entries {
+		if e := &r.plan.Entries[i]; e.rounds() {
+			total += e.elements()
+		}
+	}
+	for i := range r.plan.Entries {
+		e := &r.plan.Entries[i]
+		if !e.rounds() {
+			continue
+		}
+		q, err := r.Matrix(ctx, e.ID)
+		if err != nil {
+			return err
+		}
+		r.weights.Replace(e.ID, q)
+		if done += e.elements(); progress != nil {
+			progress(done, total)
+		}
+	}
+	return nil
+}
