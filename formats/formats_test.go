@@ -172,6 +172,7 @@ func TestMalformedFolder(t *testing.T) {
 		{"itself", index(`"x":"model.safetensors.index.json"`), "not a .safetensors file", ""},
 		{"parent", index(`"x":".."`), "not a file of the same folder", ""},
 		{"no name", index(`"x":""`), "not a .safetensors file", ""},
+		{"too many shards", index(manyShards(maxShards + 1)), "more than 10000 files", ""},
 		{"missing shard", index(`"x":"a.safetensors","y":"c.safetensors"`), "c.safetensors is missing", ""},
 		{"wrong shard", index(`"x":"b.safetensors","y":"a.safetensors"`), `"x" is said to be in b.safetensors and is in a.safetensors`, ""},
 		{"missing tensor", index(`"x":"a.safetensors","w":"b.safetensors"`), `"w" is not in b.safetensors`, ""},
@@ -199,6 +200,15 @@ func TestMalformedFolder(t *testing.T) {
 			}
 		})
 	}
+}
+
+// manyShards is a weight_map of n tensors in n files.
+func manyShards(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `"%d":"%d.safetensors",`, i, i)
+	}
+	return strings.TrimSuffix(b.String(), ",")
 }
 
 // TestNoCheckpoint opens what is none.
@@ -303,7 +313,13 @@ func FuzzIndex(f *testing.F) {
 	f.Add([]byte(`{"a":[[[{}]]],"weight_map":{"\u0078":"model.safetensors.index.json"}}`))
 	shards := map[string][]byte{"config.json": []byte("{}"), "a.safetensors": tiny("x"), "b.safetensors": tiny("y")}
 	f.Fuzz(func(t *testing.T, index []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		weights, err := parseIndex(index)
+		runtime.ReadMemStats(&after)
+		if used := int(after.TotalAlloc - before.TotalAlloc); used > 16*len(index)+1<<16 {
+			t.Errorf("%d bytes for an index of %d", used, len(index))
+		}
 		if err == nil {
 			for _, w := range weights {
 				if !filepath.IsLocal(w.file) || filepath.Base(w.file) != w.file {

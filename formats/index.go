@@ -75,6 +75,10 @@ func (c *Checkpoint) checkIndex(dir folder, weights []weight, shards []string, e
 // weight is a line of the index: which file holds a tensor.
 type weight struct{ tensor, file string }
 
+// maxShards is far more than any checkpoint has. It bounds the memory for
+// their names.
+const maxShards = 10_000
+
 // minWeight is the length of the shortest line of the index.
 const minWeight = len(`"":"a.safetensors",`)
 
@@ -107,6 +111,9 @@ func parseIndex(text []byte) ([]weight, error) {
 				known = string(file)
 				if err := checkShard(known); err != nil {
 					return fmt.Errorf("tensor %.200q %w", tensor, err)
+				}
+				if len(files) == maxShards {
+					return fmt.Errorf("there are more than %d files", maxShards)
 				}
 				files[known] = known
 			}

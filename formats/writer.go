@@ -154,13 +154,9 @@ type Folder struct {
 // fault.UsageError unless force is set; see [raw.CreateDir] for what is never
 // replaced.
 func CreateFolder(path string, force bool, folder Folder, tensors []raw.Tensor) (*Writer, error) {
-	sizes := make([]int64, len(tensors))
-	for i, t := range tensors {
-		size, err := safetensors.Size(t)
-		if err != nil {
-			return nil, err
-		}
-		sizes[i] = size
+	sizes, err := measure(tensors, safetensors.Size)
+	if err != nil {
+		return nil, err
 	}
 	if folder.MaxShard <= 0 {
 		folder.MaxShard = DefaultMaxShard
@@ -206,6 +202,24 @@ func (c closing) Close() error {
 		return err
 	}
 	return c.file.Close()
+}
+
+// measure returns every tensor's number of bytes, and reports two of one name,
+// which different files could hold but no reader could tell apart.
+func measure(tensors []raw.Tensor, size func(raw.Tensor) (int64, error)) ([]int64, error) {
+	sizes := make([]int64, len(tensors))
+	seen := make(map[string]bool, len(tensors))
+	for i, t := range tensors {
+		if seen[t.Name] {
+			return nil, fmt.Errorf("two tensors are called %q", t.Name)
+		}
+		seen[t.Name] = true
+		var err error
+		if sizes[i], err = size(t); err != nil {
+			return nil, err
+		}
+	}
+	return sizes, nil
 }
 
 // shard cuts the plan into files of up to limit bytes, at least one.
@@ -294,13 +308,9 @@ func writeIndex(dir *raw.Dir, shards [][]raw.Tensor, sizes []int64) error {
 // path/to/name-00001-of-00003.gguf and so on. An existing file is an error of
 // the kind fault.UsageError unless force is set.
 func CreateGGUF(path string, force bool, meta *gguf.Metadata, tensors []raw.Tensor, maxSplit int64) (*Writer, error) {
-	sizes := make([]int64, len(tensors))
-	for i, t := range tensors {
-		size, err := gguf.Size(t)
-		if err != nil {
-			return nil, err
-		}
-		sizes[i] = size
+	sizes, err := measure(tensors, gguf.Size)
+	if err != nil {
+		return nil, err
 	}
 	shards := [][]raw.Tensor{tensors}
 	if maxSplit > 0 {

@@ -304,7 +304,7 @@ func TestPlanThatCannotBeWritten(t *testing.T) {
 		"name":                      {Name: "a\xff", Type: dtype.F32, Shape: []int{1}},
 	} {
 		dir := t.TempDir()
-		_, err := CreateFolder(filepath.Join(dir, "out"), false, Folder{}, append(someTensors(), bad))
+		_, err := CreateFolder(filepath.Join(dir, "out"), false, Folder{MaxShard: 1}, append(someTensors(), bad))
 		if err == nil || len(list(t, dir)) > 0 {
 			t.Errorf("%s: %v, left %v", name, err, list(t, dir))
 		}
@@ -319,7 +319,7 @@ func TestPlanThatCannotBeWritten(t *testing.T) {
 		"name":       {Name: strings.Repeat("a", 64), Type: dtype.F32, Shape: []int{1}},
 	} {
 		dir := t.TempDir()
-		_, err := CreateGGUF(filepath.Join(dir, "out.gguf"), false, &gguf.Metadata{}, append(someTensors(), bad), 0)
+		_, err := CreateGGUF(filepath.Join(dir, "out.gguf"), false, &gguf.Metadata{}, append(someTensors(), bad), 1)
 		if err == nil || len(list(t, dir)) > 0 {
 			t.Errorf("gguf, %s: %v, left %v", name, err, list(t, dir))
 		}

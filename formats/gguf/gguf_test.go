@@ -478,7 +478,7 @@ func FuzzGGUF(f *testing.F) {
 			return
 		}
 		for _, tensor := range file.Tensors {
-			if size, err := Size(tensor); err != nil || size != int64(len(tensor.Data)) {
+			if size, err := sizeOf(tensor.Type, tensor.Shape); err != nil || size != uint64(len(tensor.Data)) {
 				t.Errorf("%v: %d bytes, %v", tensor, size, err)
 			}
 		}

@@ -44,30 +44,29 @@ func Create(w io.Writer, meta *Metadata, tensors []raw.Tensor) (*Writer, error) 
 // check finds what the format cannot hold.
 func (w *Writer) check() error {
 	seen := make(map[string]bool, len(w.tensors))
-	for i := range w.tensors {
-		t := &w.tensors[i]
-		if t.Name == "" || len(t.Name) > maxTensorName || !utf8.ValidString(t.Name) {
-			return fmt.Errorf("%q cannot be a tensor's name in a GGUF file, which has 1 to %d bytes of UTF-8", t.Name, maxTensorName)
-		}
+	for i, t := range w.tensors {
 		if seen[t.Name] {
 			return fmt.Errorf("two tensors are called %q", t.Name)
 		}
 		seen[t.Name] = true
-		if _, ok := TypeNumber(t.Type); !ok {
-			return fmt.Errorf("tensor %q has type %s, which a GGUF file cannot hold", t.Name, t.Type)
-		}
-		size, err := Size(*t)
-		if err != nil {
+		var err error
+		if w.sizes[i], err = Size(t); err != nil {
 			return err
 		}
-		w.sizes[i] = size
 	}
 	return nil
 }
 
 // Size is the number of bytes that a tensor's data takes in a file, without
-// the padding after it.
+// the padding after it. The error says why a file cannot hold the tensor: its
+// name, type or shape.
 func Size(t raw.Tensor) (int64, error) {
+	if t.Name == "" || len(t.Name) > maxTensorName || !utf8.ValidString(t.Name) {
+		return 0, fmt.Errorf("%q cannot be a tensor's name in a GGUF file, which has 1 to %d bytes of UTF-8", t.Name, maxTensorName)
+	}
+	if _, ok := TypeNumber(t.Type); !ok {
+		return 0, fmt.Errorf("tensor %q has type %s, which a GGUF file cannot hold", t.Name, t.Type)
+	}
 	if len(t.Shape) > maxDims {
 		return 0, fmt.Errorf("tensor %q has %d dimensions, GGUF allows %d", t.Name, len(t.Shape), maxDims)
 	}

@@ -308,21 +308,30 @@ func (t *target) commit() error {
 	if err := t.checkFree(); err != nil { // it may have appeared meanwhile
 		return err
 	}
-	if err := t.swap(); err != nil {
+	old, err := t.swap()
+	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", t.path, Cause(err))
 	}
-	t.done = true
+	t.done = true // whatever happens now, there is nothing to be taken back
+	if old != "" {
+		if err := os.RemoveAll(old); err != nil {
+			return fmt.Errorf("%s is written, but what it replaced is still in %s: %w", t.path, old, Cause(err))
+		}
+	}
+	if err := syncDir(filepath.Dir(t.path)); err != nil {
+		return fmt.Errorf("%s is written, but may not survive a power cut: %w", t.path, Cause(err))
+	}
 	return nil
 }
 
-func (t *target) swap() error {
-	old := ""
+// swap renames temp and returns where the folder that was there before is now.
+func (t *target) swap() (old string, err error) {
 	if t.folder && t.force {
 		// A file is replaced by the rename itself; a folder has to be moved away.
 		if _, err := os.Lstat(t.path); err == nil {
 			old = t.temp + "-old"
 			if err := os.Rename(t.path, old); err != nil {
-				return err
+				return "", err
 			}
 		}
 	}
@@ -330,14 +339,9 @@ func (t *target) swap() error {
 		if old != "" {
 			err = errors.Join(err, os.Rename(old, t.path))
 		}
-		return err
+		return "", err
 	}
-	if old != "" {
-		if err := os.RemoveAll(old); err != nil {
-			return err
-		}
-	}
-	return syncDir(filepath.Dir(t.path))
+	return old, nil
 }
 
 func (t *target) abort() {

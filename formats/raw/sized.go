@@ -7,29 +7,40 @@ import (
 )
 
 // Produce lets a function write a tensor's data in pieces of any size, and
-// reports an error unless they are size bytes in all. The pieces are gathered,
-// so they may be small.
+// reports an error unless they are size bytes in all. Pieces are gathered, so
+// they may be small; data that comes in one piece is not copied.
 func Produce(w io.Writer, size int64, produce func(io.Writer) error) error {
-	counted := &counter{w: bufio.NewWriterSize(w, int(min(max(size, 16), 1<<20))), left: size}
-	if err := produce(counted); err != nil {
+	s := &sized{w: w, size: size, left: size}
+	if err := produce(s); err != nil {
 		return err
 	}
-	if counted.left > 0 {
-		return fmt.Errorf("%d bytes were written, it has %d", size-counted.left, size)
+	if s.left > 0 {
+		return fmt.Errorf("%d bytes were written, it has %d", size-s.left, size)
 	}
-	return counted.w.Flush()
+	if s.buffer != nil {
+		return s.buffer.Flush()
+	}
+	return nil
 }
 
-type counter struct {
-	w    *bufio.Writer
-	left int64
+type sized struct {
+	w          io.Writer
+	buffer     *bufio.Writer // nil until a piece comes that is not all
+	size, left int64
 }
 
-func (c *counter) Write(p []byte) (int, error) {
-	if int64(len(p)) > c.left {
-		return 0, fmt.Errorf("%d bytes were to be written, %d are left", len(p), c.left)
+func (s *sized) Write(p []byte) (int, error) {
+	if int64(len(p)) > s.left {
+		return 0, fmt.Errorf("%d bytes were to be written, %d of %d are left", len(p), s.left, s.size)
 	}
-	n, err := c.w.Write(p)
-	c.left -= int64(n)
+	if s.buffer == nil && int64(len(p)) == s.left {
+		s.left = 0
+		return s.w.Write(p)
+	}
+	if s.buffer == nil {
+		s.buffer = bufio.NewWriterSize(s.w, int(min(s.left, 1<<20)))
+	}
+	n, err := s.buffer.Write(p)
+	s.left -= int64(n)
 	return n, err
 }

@@ -52,26 +52,25 @@ func Create(w io.WriterAt, tensors []raw.Tensor, metadata map[string]string) (*W
 // check finds what the format cannot hold.
 func (w *Writer) check() error {
 	seen := make(map[string]bool, len(w.tensors))
-	for i := range w.tensors {
-		t := &w.tensors[i]
-		switch {
-		case t.Name == metadataKey || !utf8.ValidString(t.Name):
-			return fmt.Errorf("%q cannot be a tensor's name in a safetensors file", t.Name)
-		case seen[t.Name]:
+	for i, t := range w.tensors {
+		if seen[t.Name] {
 			return fmt.Errorf("two tensors are called %q", t.Name)
 		}
 		seen[t.Name] = true
-		size, err := Size(*t)
-		if err != nil {
+		var err error
+		if w.sizes[i], err = Size(t); err != nil {
 			return err
 		}
-		w.sizes[i] = size
 	}
 	return nil
 }
 
-// Size is the number of bytes that a tensor's data takes in a file.
+// Size is the number of bytes that a tensor's data takes in a file. The error
+// says why a file cannot hold the tensor: its name, type or shape.
 func Size(t raw.Tensor) (int64, error) {
+	if t.Name == metadataKey || !utf8.ValidString(t.Name) {
+		return 0, fmt.Errorf("%q cannot be a tensor's name in a safetensors file", t.Name)
+	}
 	if types[t.Type.String()] == dtype.Invalid {
 		return 0, fmt.Errorf("tensor %q has type %s, which a safetensors file cannot hold", t.Name, t.Type)
 	}
