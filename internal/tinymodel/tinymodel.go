@@ -6,6 +6,7 @@
 package tinymodel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -47,9 +48,10 @@ const (
 	vocab = 288
 )
 
-// Tensor is a tensor to be written: bfloat16, row-major.
+// Tensor is a tensor to be written, row-major.
 type Tensor struct {
 	Name  string
+	Type  string // as safetensors spells it; "" is BF16
 	Shape []int
 	Data  []byte
 }
@@ -119,7 +121,7 @@ func random(rng *rand.Rand, name string, mean, deviation float64, shape []int) T
 		bits := math.Float32bits(float32(mean + deviation*rng.NormFloat64()))
 		binary.LittleEndian.PutUint16(data[2*i:], uint16(bits>>16)) // truncated: any bfloat16 will do
 	}
-	return Tensor{name, shape, data}
+	return Tensor{name, "BF16", shape, data}
 }
 
 // SafeTensors encodes tensors as one safetensors file.
@@ -128,7 +130,7 @@ func SafeTensors(tensors []Tensor) []byte {
 	offset := 0
 	for _, t := range tensors {
 		header[t.Name] = map[string]any{
-			"dtype": "BF16", "shape": t.Shape, "data_offsets": []int{offset, offset + len(t.Data)},
+			"dtype": cmp.Or(t.Type, "BF16"), "shape": t.Shape, "data_offsets": []int{offset, offset + len(t.Data)},
 		}
 		offset += len(t.Data)
 	}
