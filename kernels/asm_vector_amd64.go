@@ -59,10 +59,10 @@ func rotateAVX2(lo *float32, hi *float32, cos *float32, sin *float32, n int)
 //go:noescape
 func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int)
 
-// divergenceAVX2 returns the sum of exp(p-lse) * (p-q-offset).
+// divergenceAVX2 returns the sum of exp(p-lse) * (p-q-offset), differences in float64.
 //
 //go:noescape
-func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float32) float64
+func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float64) float64
 
 // addAVX512 adds x to dst.
 //
@@ -119,7 +119,7 @@ func rotateAVX512(lo *float32, hi *float32, cos *float32, sin *float32, n int)
 //go:noescape
 func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int)
 
-// divergenceAVX512 returns the sum of exp(p-lse) * (p-q-offset).
+// divergenceAVX512 returns the sum of exp(p-lse) * (p-q-offset), differences in float64.
 //
 //go:noescape
-func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float32) float64
+func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float64) float64

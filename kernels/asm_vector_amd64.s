@@ -502,14 +502,14 @@ loopdone:
 	VZEROUPPER
 	RET
 
-// func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float32) float64
+// func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float64) float64
 // Requires: AVX, AVX2, FMA3, SSE2
-TEXT ·divergenceAVX2(SB), NOSPLIT, $0-40
+TEXT ·divergenceAVX2(SB), NOSPLIT, $0-48
 	MOVQ         p+0(FP), AX
 	MOVQ         q+8(FP), CX
 	MOVQ         n+16(FP), DX
 	VBROADCASTSS lse+24(FP), Y0
-	VBROADCASTSS offset+28(FP), Y1
+	VBROADCASTSD offset+32(FP), Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
 	VBROADCASTSS wordc2d00000<>+0(SB), Y4
@@ -523,43 +523,48 @@ TEXT ·divergenceAVX2(SB), NOSPLIT, $0-40
 
 loop:
 	VMOVUPS      (AX), Y10
-	VSUBPS       (CX), Y10, Y11
-	VSUBPS       Y1, Y11, Y11
 	VSUBPS       Y0, Y10, Y10
 	VMAXPS       Y10, Y4, Y10
 	VMINPS       Y10, Y5, Y10
-	VMULPS       Y6, Y10, Y12
-	VROUNDPS     $0x00, Y12, Y12
-	VFNMADD231PS Y7, Y12, Y10
-	VFNMADD231PS Y8, Y12, Y10
-	VBROADCASTSS word3ab50d39<>+0(SB), Y13
-	VBROADCASTSS word3c091fe3<>+0(SB), Y14
-	VFMADD213PS  Y14, Y10, Y13
-	VBROADCASTSS word3d2aac8b<>+0(SB), Y14
-	VFMADD213PS  Y14, Y10, Y13
-	VBROADCASTSS word3e2aaa45<>+0(SB), Y14
-	VFMADD213PS  Y14, Y10, Y13
-	VBROADCASTSS word3efffffe<>+0(SB), Y14
-	VFMADD213PS  Y14, Y10, Y13
-	VFMADD213PS  Y9, Y10, Y13
-	VFMADD213PS  Y9, Y10, Y13
+	VMULPS       Y6, Y10, Y11
+	VROUNDPS     $0x00, Y11, Y11
+	VFNMADD231PS Y7, Y11, Y10
+	VFNMADD231PS Y8, Y11, Y10
+	VBROADCASTSS word3ab50d39<>+0(SB), Y12
+	VBROADCASTSS word3c091fe3<>+0(SB), Y13
+	VFMADD213PS  Y13, Y10, Y12
+	VBROADCASTSS word3d2aac8b<>+0(SB), Y13
+	VFMADD213PS  Y13, Y10, Y12
+	VBROADCASTSS word3e2aaa45<>+0(SB), Y13
+	VFMADD213PS  Y13, Y10, Y12
+	VBROADCASTSS word3efffffe<>+0(SB), Y13
+	VFMADD213PS  Y13, Y10, Y12
+	VFMADD213PS  Y9, Y10, Y12
+	VFMADD213PS  Y9, Y10, Y12
 	VBROADCASTSS word0000007f<>+0(SB), Y10
-	VCVTPS2DQ    Y12, Y12
-	VPSRAD       $0x01, Y12, Y14
-	VPSUBD       Y14, Y12, Y12
-	VPADDD       Y10, Y14, Y14
-	VPSLLD       $0x17, Y14, Y14
-	VMULPS       Y14, Y13, Y13
-	VPADDD       Y10, Y12, Y12
-	VPSLLD       $0x17, Y12, Y12
-	VMULPS       Y12, Y13, Y13
-	VMOVAPS      Y13, Y10
-	VMULPS       Y11, Y10, Y10
+	VCVTPS2DQ    Y11, Y11
+	VPSRAD       $0x01, Y11, Y13
+	VPSUBD       Y13, Y11, Y11
+	VPADDD       Y10, Y13, Y13
+	VPSLLD       $0x17, Y13, Y13
+	VMULPS       Y13, Y12, Y12
+	VPADDD       Y10, Y11, Y11
+	VPSLLD       $0x17, Y11, Y11
+	VMULPS       Y11, Y12, Y12
+	VMOVAPS      Y12, Y10
 	VEXTRACTF128 $0x01, Y10, X11
 	VCVTPS2PD    X11, Y11
 	VCVTPS2PD    X10, Y10
-	VADDPD       Y10, Y2, Y2
-	VADDPD       Y11, Y3, Y3
+	VCVTPS2PD    (AX), Y12
+	VCVTPS2PD    (CX), Y13
+	VSUBPD       Y13, Y12, Y12
+	VSUBPD       Y1, Y12, Y12
+	VFMADD231PD  Y10, Y12, Y2
+	VCVTPS2PD    16(AX), Y10
+	VCVTPS2PD    16(CX), Y12
+	VSUBPD       Y12, Y10, Y10
+	VSUBPD       Y1, Y10, Y10
+	VFMADD231PD  Y11, Y10, Y3
 	ADDQ         $0x00000020, AX
 	ADDQ         $0x00000020, CX
 	DECQ         DX
@@ -571,7 +576,7 @@ loopdone:
 	VADDPD       X0, X3, X3
 	VUNPCKHPD    X3, X3, X0
 	VADDSD       X0, X3, X3
-	MOVSD        X3, ret+32(FP)
+	MOVSD        X3, ret+40(FP)
 	VZEROUPPER
 	RET
 
@@ -977,14 +982,14 @@ loopdone:
 	VZEROUPPER
 	RET
 
-// func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float32) float64
+// func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float64) float64
 // Requires: AVX, AVX512DQ, AVX512F, SSE2
-TEXT ·divergenceAVX512(SB), NOSPLIT, $0-40
+TEXT ·divergenceAVX512(SB), NOSPLIT, $0-48
 	MOVQ         p+0(FP), AX
 	MOVQ         q+8(FP), CX
 	MOVQ         n+16(FP), DX
 	VBROADCASTSS lse+24(FP), Z0
-	VBROADCASTSS offset+28(FP), Z1
+	VBROADCASTSD offset+32(FP), Z1
 	VXORPS       Z2, Z2, Z2
 	VXORPS       Z3, Z3, Z3
 	VBROADCASTSS wordc2d00000<>+0(SB), Z4
@@ -998,29 +1003,34 @@ TEXT ·divergenceAVX512(SB), NOSPLIT, $0-40
 
 loop:
 	VMOVUPS          (AX), Z10
-	VSUBPS           (CX), Z10, Z11
-	VSUBPS           Z1, Z11, Z11
 	VSUBPS           Z0, Z10, Z10
 	VMAXPS           Z10, Z4, Z10
 	VMINPS           Z10, Z5, Z10
-	VMULPS           Z6, Z10, Z12
-	VRNDSCALEPS      $0x00, Z12, Z12
-	VFNMADD231PS     Z7, Z12, Z10
-	VFNMADD231PS     Z8, Z12, Z10
-	VBROADCASTSS     word3ab50d39<>+0(SB), Z13
-	VFMADD213PS.BCST word3c091fe3<>+0(SB), Z10, Z13
-	VFMADD213PS.BCST word3d2aac8b<>+0(SB), Z10, Z13
-	VFMADD213PS.BCST word3e2aaa45<>+0(SB), Z10, Z13
-	VFMADD213PS.BCST word3efffffe<>+0(SB), Z10, Z13
-	VFMADD213PS      Z9, Z10, Z13
-	VFMADD213PS      Z9, Z10, Z13
-	VSCALEFPS        Z12, Z13, Z10
-	VMULPS           Z11, Z10, Z10
+	VMULPS           Z6, Z10, Z11
+	VRNDSCALEPS      $0x00, Z11, Z11
+	VFNMADD231PS     Z7, Z11, Z10
+	VFNMADD231PS     Z8, Z11, Z10
+	VBROADCASTSS     word3ab50d39<>+0(SB), Z12
+	VFMADD213PS.BCST word3c091fe3<>+0(SB), Z10, Z12
+	VFMADD213PS.BCST word3d2aac8b<>+0(SB), Z10, Z12
+	VFMADD213PS.BCST word3e2aaa45<>+0(SB), Z10, Z12
+	VFMADD213PS.BCST word3efffffe<>+0(SB), Z10, Z12
+	VFMADD213PS      Z9, Z10, Z12
+	VFMADD213PS      Z9, Z10, Z12
+	VSCALEFPS        Z11, Z12, Z10
 	VEXTRACTF64X4    $0x01, Z10, Y11
 	VCVTPS2PD        Y11, Z11
 	VCVTPS2PD        Y10, Z10
-	VADDPD           Z10, Z2, Z2
-	VADDPD           Z11, Z3, Z3
+	VCVTPS2PD        (AX), Z12
+	VCVTPS2PD        (CX), Z13
+	VSUBPD           Z13, Z12, Z12
+	VSUBPD           Z1, Z12, Z12
+	VFMADD231PD      Z10, Z12, Z2
+	VCVTPS2PD        32(AX), Z10
+	VCVTPS2PD        32(CX), Z12
+	VSUBPD           Z12, Z10, Z10
+	VSUBPD           Z1, Z10, Z10
+	VFMADD231PD      Z11, Z10, Z3
 	ADDQ             $0x00000040, AX
 	ADDQ             $0x00000040, CX
 	DECQ             DX
@@ -1034,6 +1044,6 @@ loopdone:
 	VADDPD        X0, X3, X3
 	VUNPCKHPD     X3, X3, X0
 	VADDSD        X0, X3, X3
-	MOVSD         X3, ret+32(FP)
+	MOVSD         X3, ret+40(FP)
 	VZEROUPPER
 	RET

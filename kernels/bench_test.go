@@ -18,13 +18,18 @@ func benchLevels(b *testing.B, f func(b *testing.B, o *ops)) {
 
 // best runs f as often as the benchmark asks, each time next to ceiling, and
 // reports the fastest of each: rate, and its share of the ceiling's rate. On a
-// machine with other work the fastest run is what says something about f.
-func best(b *testing.B, unit string, f func() float64, ceiling func() float64) {
+// machine with other work the fastest run is what says something about f; with
+// one thread, time is the processor's.
+func best(b *testing.B, threads int, unit string, f func() float64, ceiling func() float64) {
 	b.Helper()
+	clock := processTime
+	if threads > 1 {
+		clock = func() time.Duration { return time.Duration(time.Now().UnixNano()) }
+	}
 	rate := func(g func() float64) float64 {
-		start := time.Now()
+		start := clock()
 		n := g()
-		return n / time.Since(start).Seconds() / 1e9
+		return n / (clock() - start).Seconds() / 1e9
 	}
 	top, most := 0.0, 0.0
 	for b.Loop() {
@@ -75,7 +80,7 @@ func BenchmarkMicro(b *testing.B) {
 	benchLevels(b, func(b *testing.B, o *ops) {
 		const k = 128
 		a, w, c := alignedFloats(o.mr*k), alignedFloats(k*o.nr), alignedFloats(o.mr*o.nr)
-		best(b, "GFLOP/s", func() float64 {
+		best(b, 1, "GFLOP/s", func() float64 {
 			for range 1000 {
 				o.micro(o.mr, k, a, k, w, c, o.nr, false)
 			}
@@ -96,7 +101,7 @@ func BenchmarkMatMul(b *testing.B) {
 						w := randomDense(b, s.out, s.k, t)
 						x, dst := c.NewTensor(s.n, s.k), c.NewTensor(s.n, s.out)
 						weight := c.Load(w)
-						best(b, "GFLOP/s", func() float64 {
+						best(b, threads, "GFLOP/s", func() float64 {
 							c.MatMul(dst, x, weight)
 							return 2 * float64(s.n) * float64(s.k) * float64(s.out)
 						}, func() float64 { return onThreads(c.pool, func() float64 { return multiplyAdd(o) }) })
@@ -123,7 +128,7 @@ func BenchmarkDecode(b *testing.B) {
 					memory := alignedFloats(1 << 25 * threads)
 					x, dst := c.NewTensor(1, 4096), c.NewTensor(1, 32768)
 					weight := c.Load(w)
-					best(b, "GB/s", func() float64 {
+					best(b, threads, "GB/s", func() float64 {
 						c.MatMul(dst, x, weight)
 						return float64(w.Bytes())
 					}, func() float64 {
@@ -184,5 +189,29 @@ func plausible(data []byte, t dtype.Type) {
 		for _, s := range scales {
 			data[at+s+1] = data[at+s+1]&0x83 | 0x20
 		}
+	}
+}
+
+// BenchmarkDots is the fused dot products alone, from the second cache level.
+func BenchmarkDots(b *testing.B) {
+	for _, t := range decodeTypes {
+		b.Run(t.String(), func(b *testing.B) {
+			benchLevels(b, func(b *testing.B, o *ops) {
+				if o.formats == nil {
+					b.Skip("has none")
+				}
+				const rows, cols = 32, 4096
+				c := newCPU(1, o)
+				defer c.Close()
+				w := c.Load(randomDense(b, rows, cols, t)).(*weight)
+				x, dst := alignedFloats(cols), alignedFloats(rows)
+				best(b, 1, "GB/s", func() float64 {
+					for range 20 {
+						w.fused(dst, x, 0)
+					}
+					return 20 * float64(w.Bytes())
+				}, func() float64 { return multiplyAdd(o) })
+			})
+		})
 	}
 }

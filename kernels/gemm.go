@@ -2,17 +2,17 @@ package kernels
 
 // The matrix product c[n, out] = x[n, k] wᵀ, w [out, k].
 //
-// From a few rows of x on, the product is tiled: x is copied once into slabs of
+// From maxDotRows rows of x on, the product is tiled: x is copied once into slabs of
 // blockK columns, rows after rows, and each part of the task takes blockOut
 // rows of w, dequantizes blockK columns of them into panels [blockK, nr], and
 // multiplies every tile of mr rows of x with every panel. Each element of c is
 // summed in the order of k within a block, and the blocks' sums are added in
 // order, whatever n and the number of threads are.
 //
-// Fewer rows than that are dot products with each row of w, dequantized in the
-// cache.
+// Fewer rows are dot products with each row of w: dequantized in registers for
+// the formats that have a loop, else once in the cache.
 const (
-	maxDotRows = 8
+	maxDotRows = 3 // with more, packing panels pays off
 	blockK     = 256 // a multiple of columnStep
 	blockOut   = 128 // a multiple of every nr
 	slabPad    = 16  // keeps rows of a slab from falling into the same cache sets
@@ -26,18 +26,27 @@ func (c *CPU) MatMul(dst, x *Tensor, w Weight) {
 	mustEqual("MatMul", x.Cols, m.cols)
 	mustEqual("MatMul", dst.Cols, m.rows)
 	mustEqual("MatMul", dst.Rows, x.Rows)
-	if x.Rows <= maxDotRows {
-		c.jobs.dots = dots{e: c.engine, dst: dst, x: x, w: m}
-		c.pool.run(ceilDiv(m.rows, dotRows), &c.jobs.dots)
-		c.jobs.dots = dots{}
-		return
+	if x.Rows == 1 || x.Rows <= maxDotRows && (m.loops != nil || m.floats != nil) {
+		c.few(dst, x, m)
+	} else {
+		c.tiled(dst, x, m)
 	}
-	slabs := ceilDiv(x.Cols, blockK)
-	packed := floats(&c.packed, slabs*x.Rows*slabWidth)
+}
+
+// few multiplies by dot products.
+func (c *CPU) few(dst, x *Tensor, w *weight) {
+	c.jobs.dots = dots{e: c.engine, dst: dst, x: x, w: w}
+	c.pool.run(ceilDiv(w.rows, dotRows), &c.jobs.dots)
+	c.jobs.dots = dots{}
+}
+
+// tiled multiplies by panels.
+func (c *CPU) tiled(dst, x *Tensor, w *weight) {
+	packed := floats(&c.packed, ceilDiv(x.Cols, blockK)*x.Rows*slabWidth)
 	c.jobs.pack = pack{x: x, packed: packed}
 	c.pool.run(x.Rows, &c.jobs.pack)
-	c.jobs.product = product{e: c.engine, dst: dst, rows: x.Rows, k: x.Cols, packed: packed, w: m}
-	c.pool.run(ceilDiv(m.rows, blockOut), &c.jobs.product)
+	c.jobs.product = product{e: c.engine, dst: dst, rows: x.Rows, k: x.Cols, packed: packed, w: w}
+	c.pool.run(ceilDiv(w.rows, blockOut), &c.jobs.product)
 	c.jobs.pack, c.jobs.product = pack{}, product{}
 }
 
@@ -141,10 +150,9 @@ func (t *dots) run(worker, part int) {
 			t.w.fused(dst, t.x.row(i), first)
 			continue
 		}
-		row := floats(&t.e.scratch[worker].row, t.w.cols)
+		s := &t.e.scratch[worker]
 		for r := range rows {
-			t.w.Row(row, first+r)
-			dst[r] = t.e.ops.dot(t.x.row(i), row)
+			dst[r] = t.e.ops.dot(t.x.row(i), t.w.row(s, first+r))
 		}
 	}
 }

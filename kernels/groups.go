@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"encoding/binary"
 	"math"
 
 	"llmc/internal/fault"
@@ -119,21 +120,32 @@ func (g *Groups) RowCodes(dst []uint8, r int) {
 	g.unpack(dst[:g.Cols], r, 0)
 }
 
-// unpack reads the codes of row r from column from on.
+// unpack reads the codes of row r from column from, a multiple of 8, on.
 func (g *Groups) unpack(dst []uint8, r, from int) {
 	row := g.Codes[r*g.CodeBytes():][:g.CodeBytes()]
+	row = row[from/8*g.Bits:]
 	switch g.Bits {
 	case 8:
-		copy(dst, row[from:])
+		copy(dst, row)
+		return
 	case 4:
-		for i := range dst {
-			c := from + i
-			dst[i] = row[c/2] >> (c % 2 * 4) & 15
+		for len(dst) >= 2 {
+			dst[0], dst[1] = row[0]&15, row[0]>>4
+			dst, row = dst[2:], row[1:]
 		}
-	default:
-		for i := range dst {
-			dst[i] = codeAt(row, (from+i)*g.Bits, g.Bits)
+	}
+	// 8 codes are as many bytes as a code has bits.
+	mask := uint64(1)<<g.Bits - 1
+	for len(dst) >= 8 && len(row) >= 8 {
+		word := binary.LittleEndian.Uint64(row)
+		for i := range 8 {
+			dst[i] = uint8(word & mask)
+			word >>= g.Bits
 		}
+		dst, row = dst[8:], row[g.Bits:]
+	}
+	for i := range dst {
+		dst[i] = codeAt(row, i*g.Bits, g.Bits)
 	}
 }
 

@@ -41,8 +41,9 @@ type ops struct {
 	expSum expFunc
 	// sumExp returns the sum of exp(x*s - shift).
 	sumExp expFunc
-	// divergence returns the sum of exp(p-lse) * (p-q-offset).
-	divergence func(p, q []float32, lse, offset float32) float64
+	// divergence returns the sum of exp(p-lse) * (p-q-offset), the differences in
+	// float64.
+	divergence func(p, q []float32, lse float32, offset float64) float64
 	// gate sets dst to act(g) * up.
 	gate [numActivations]gateFunc
 	// rotate turns the pairs (lo[j], hi[j]) by the angles of cos and sin.

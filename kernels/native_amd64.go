@@ -122,8 +122,8 @@ func exponentials(lanes int, kernel func(x *float32, n int, s, shift float32) fl
 	}
 }
 
-func divergences(lanes int, kernel func(p, q *float32, n int, lse, offset float32) float64) func(p, q []float32, lse, offset float32) float64 {
-	return func(p, q []float32, lse, offset float32) float64 {
+func divergences(lanes int, kernel func(p, q *float32, n int, lse float32, offset float64) float64) func(p, q []float32, lse float32, offset float64) float64 {
+	return func(p, q []float32, lse float32, offset float64) float64 {
 		q = q[:len(p)]
 		n, sum := len(p)/lanes, 0.0
 		if n > 0 {

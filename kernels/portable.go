@@ -153,11 +153,11 @@ func sumExpPortable(x []float32, s, shift float32) float64 {
 	return sum
 }
 
-func divergencePortable(p, q []float32, lse, offset float32) float64 {
+func divergencePortable(p, q []float32, lse float32, offset float64) float64 {
 	q = q[:len(p)]
 	sum := 0.0
 	for i, v := range p {
-		sum += float64(exp32(v-lse) * (v - q[i] - offset))
+		sum += float64(exp32(v-lse)) * (float64(v) - float64(q[i]) - offset)
 	}
 	return sum
 }

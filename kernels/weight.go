@@ -25,6 +25,17 @@ func (c *CPU) Load(m Matrix) Weight {
 	return w
 }
 
+// row returns the numbers of row r, in scratch memory unless they can be used
+// where they lie.
+func (w *weight) row(s *scratch, r int) []float32 {
+	if w.floats != nil {
+		return w.floats[r*w.cols:][:w.cols]
+	}
+	row := floats(&s.row, w.cols)
+	w.columns(s, row, r, 0)
+	return row
+}
+
 // columns dequantizes columns from on of row r; see columnReader.
 func (w *weight) columns(s *scratch, dst []float32, r, from int) {
 	switch {

@@ -289,22 +289,32 @@ func (g *gen) rotatePairs() {
 }
 
 func (g *gen) divergence() {
-	g.begin("divergence", "func(p, q *float32, n int, lse, offset float32) float64",
-		"returns the sum of exp(p-lse) * (p-q-offset).")
-	p, q, n, lse, offset := g.arg("p"), g.arg("q"), g.arg("n"), g.scalar("lse"), g.scalar("offset")
+	g.begin("divergence", "func(p, q *float32, n int, lse float32, offset float64) float64",
+		"returns the sum of exp(p-lse) * (p-q-offset), differences in float64.")
+	p, q, n, lse := g.arg("p"), g.arg("q"), g.arg("n"), g.scalar("lse")
+	m, err := g.Param("offset").Resolve()
+	if err != nil {
+		panic(err)
+	}
+	offset := g.vec()
+	g.VBROADCASTSD(m.Addr, offset)
 	sums := g.zeros(2)
 	e := g.exponential()
 	g.count("loop", n, func() {
-		v, d := g.vec(), g.vec()
+		v := g.vec()
 		g.VMOVUPS(g.at(p, 0), v)
-		g.VSUBPS(g.at(q, 0), v, d)
-		g.VSUBPS(offset, d, d)
 		g.VSUBPS(lse, v, v)
 		g.exp(e, v)
-		g.VMULPS(d, v, v)
-		a, b := g.widen(v)
-		g.VADDPD(a, sums[0], sums[0])
-		g.VADDPD(b, sums[1], sums[1])
+		var weight [2]reg.VecVirtual
+		weight[0], weight[1] = g.widen(v)
+		for i := range weight {
+			d, minus := g.vec(), g.vec()
+			g.VCVTPS2PD(mem(p, i*g.bytes()/2), d)
+			g.VCVTPS2PD(mem(q, i*g.bytes()/2), minus)
+			g.VSUBPD(minus, d, d)
+			g.VSUBPD(offset, d, d)
+			g.VFMADD231PD(weight[i], d, sums[i])
+		}
 		g.next(p, q)
 	})
 	g.total(sums[0], sums[1])

@@ -1,0 +1,63 @@
+package kernels
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// logSum is the definition in float64.
+func logSum(row []float32) float64 {
+	largest := math.Inf(-1)
+	for _, v := range row {
+		largest = math.Max(largest, float64(v))
+	}
+	sum := 0.0
+	for _, v := range row {
+		sum += math.Exp(float64(v) - largest)
+	}
+	return largest + math.Log(sum)
+}
+
+func TestLogits(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		r := rand.New(rand.NewPCG(61, 62))
+		for _, n := range []int{1, 2, 15, 16, 17, 1000, 1024, 5003} {
+			for _, noise := range []float32{0.01, 3} {
+				base, variant := randoms(r, n), randoms(r, n)
+				for i := range base {
+					base[i] = 5*base[i] - 20
+					variant[i] = base[i] + noise*variant[i] + 7
+				}
+				b, ok1 := summarize(o, base)
+				v, ok2 := summarize(o, variant)
+				lb, lv := logSum(base), logSum(variant)
+				if !ok1 || !ok2 || math.Abs(b.LogSum-lb) > 1e-6 || math.Abs(v.LogSum-lv) > 1e-6 {
+					t.Fatalf("%d: sums are %v and %v, want %v and %v", n, b.LogSum, v.LogSum, lb, lv)
+				}
+				kl := 0.0
+				for i, x := range base {
+					if x > base[b.Top] || x == base[b.Top] && i < b.Top {
+						t.Fatalf("%d: top is %d, but %d is larger or earlier", n, b.Top, i)
+					}
+					kl += math.Exp(float64(x)-lb) * (float64(x) - lb - float64(variant[i]) + lv)
+				}
+				if got := divergence(o, base, variant, b, v); math.Abs(got-kl) > 1e-6*kl+2e-8 {
+					t.Errorf("%d, noise %v: divergence is %v, want %v", n, noise, got, kl)
+				}
+			}
+		}
+		for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+			for i := range 40 {
+				row := make([]float32, 40)
+				row[i] = float32(bad)
+				if _, ok := summarize(o, row); ok {
+					t.Fatalf("a row with %v at %d is accepted", bad, i)
+				}
+			}
+		}
+	})
+	row := []float32{1, 2, 3}
+	LogSoftmax(row)
+	checkClose(t, "log-softmax", row, []float32{-2.407606, -1.407606, -0.407606}, 1e-6)
+}
