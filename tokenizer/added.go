@@ -97,7 +97,7 @@ func isSpace(r rune) bool { return isCategory(r, maskSpace) }
 func wordBounds(text string, start, end int) bool {
 	before, n := utf8.DecodeLastRuneInString(text[:start])
 	after, m := utf8.DecodeRuneInString(text[end:])
-	return (n == 0 || !isCategory(before, maskWord)) && (m == 0 || !isCategory(after, maskWord))
+	return (n == 0 || !isWordRune(before)) && (m == 0 || !isWordRune(after))
 }
 
 // splitByLength takes the occurrences of the longest token first, then those

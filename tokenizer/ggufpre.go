@@ -158,7 +158,7 @@ func (p *ggufPre) split() []preTokenizer {
 // What is before a run is cut off together with its first group.
 type groupDigits struct{}
 
-func (groupDigits) split(word string, _ bool, dst []string, s *scratch) []string {
+func (groupDigits) split(word string, begins bool, dst []string, s *scratch) ([]string, bool) {
 	from := 0
 	s.spans = digitRuns.matches(word, s.spans[:0])
 	for _, run := range s.spans {
@@ -176,7 +176,7 @@ func (groupDigits) split(word string, _ bool, dst []string, s *scratch) []string
 		dst = append(dst, word[from:run.end])
 		from = run.end
 	}
-	return appendWord(dst, word[from:])
+	return appendWord(dst, word[from:]), begins
 }
 
 var digitRuns = mustPattern(`\p{N}+`)
@@ -185,7 +185,7 @@ var digitRuns = mustPattern(`\p{N}+`)
 // multiple of three of them after it.
 type tripleDigits struct{}
 
-func (tripleDigits) split(word string, _ bool, dst []string, _ *scratch) []string {
+func (tripleDigits) split(word string, begins bool, dst []string, _ *scratch) ([]string, bool) {
 	from := 0
 	for i := 0; i < len(word); i++ {
 		if !isDigit(word[i]) {
@@ -202,7 +202,7 @@ func (tripleDigits) split(word string, _ bool, dst []string, _ *scratch) []strin
 			}
 		}
 	}
-	return appendWord(dst, word[from:])
+	return appendWord(dst, word[from:]), begins
 }
 
 func isDigit(b byte) bool { return b >= '0' && b <= '9' }

@@ -80,7 +80,7 @@ func (c *component) preTokenizer() (preTokenizer, error) {
 		}
 		return p, nil
 	case "Whitespace":
-		return &splitter{match: mustPattern(`\w+|[^\w\s]+`), behavior: removed, invert: true}, nil
+		return &splitter{match: wordsAndSymbols{}, behavior: removed, invert: true}, nil
 	case "WhitespaceSplit":
 		return &splitter{match: runeMatcher(isSpace), behavior: removed}, nil
 	case "CharDelimiterSplit":
@@ -113,16 +113,20 @@ func isPunctuation(r rune) bool {
 // sequence is several pre-tokenizers, one after the other.
 type sequence []preTokenizer
 
-func (q sequence) split(word string, begins bool, dst []string, s *scratch) []string {
+func (q sequence) split(word string, begins bool, dst []string, s *scratch) ([]string, bool) {
 	words := []string{word}
 	for _, p := range q {
 		var next []string
+		first := begins
 		for i, w := range words {
-			next = p.split(w, begins && i == 0, next, s)
+			var b bool
+			if next, b = p.split(w, first && i == 0, next, s); i == 0 {
+				begins = b
+			}
 		}
 		words = next
 	}
-	return append(dst, words...)
+	return append(dst, words...), begins
 }
 
 // metaspaceOptions returns the mark and when it is prepended.

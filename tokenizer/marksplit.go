@@ -34,7 +34,7 @@ func lastUnit(s string) string {
 	return s[len(s)-n:]
 }
 
-func (m *markSplit) split(word string, _ bool, dst []string, _ *scratch) []string {
+func (m *markSplit) split(word string, begins bool, dst []string, _ *scratch) ([]string, bool) {
 	from := 0
 	for i := 1; i < len(word); {
 		at := strings.Index(word[i:], spaceMark)
@@ -48,5 +48,5 @@ func (m *markSplit) split(word string, _ bool, dst []string, _ *scratch) []strin
 		}
 		i += len(spaceMark)
 	}
-	return appendWord(dst, word[from:])
+	return appendWord(dst, word[from:]), begins
 }

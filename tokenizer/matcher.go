@@ -39,9 +39,46 @@ const regexTimeout = 5 * time.Second
 // after a class or a single character.
 var possessive = regexp.MustCompile(`(\\p\{[^}]*\}|\\.|\[(?:\\.|\[:[^\]]*:\]|[^\]\\])*\]|[^\\\]()*+?|])([*+?])\+`)
 
-// translate rewrites what Oniguruma and regexp2 spell differently.
+// onigWord is what \w stands for, as the inside of a bracket expression.
+const onigWord = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\u24b6-\u24e9\u00b2\u00b3\u00b9\u00bc-\u00be`
+
+// translate rewrites what Oniguruma and regexp2 understand differently.
 func translate(expr string) string {
-	return possessive.ReplaceAllString(expr, `(?>$1$2)`)
+	expr = possessive.ReplaceAllString(expr, `(?>$1$2)`)
+	var b strings.Builder
+	inBracket := false
+	for i := 0; i < len(expr); i++ {
+		switch {
+		case expr[i] == '\\' && i+1 < len(expr):
+			i++
+			b.WriteString(translateEscape(expr[i], inBracket))
+			continue
+		case expr[i] == '[':
+			inBracket = true
+		case expr[i] == ']':
+			inBracket = false
+		}
+		b.WriteByte(expr[i])
+	}
+	return b.String()
+}
+
+func translateEscape(c byte, inBracket bool) string {
+	switch {
+	case c == 'w' && inBracket:
+		return onigWord
+	case c == 'w':
+		return `[` + onigWord + `]`
+	case c == 'W' && !inBracket:
+		return `[^` + onigWord + `]`
+	case c == 'b' && !inBracket:
+		return `(?:(?<=[` + onigWord + `])(?![` + onigWord + `])|(?<![` + onigWord + `])(?=[` + onigWord + `]))`
+	case c == 'h' && inBracket:
+		return `0-9a-fA-F`
+	case c == 'h':
+		return `[0-9a-fA-F]`
+	}
+	return `\` + string(c)
 }
 
 // generalRegex runs an expression that pattern does not know.
@@ -84,6 +121,30 @@ func (l literal) matches(text string, dst []span) []span {
 		dst = append(dst, span{from + i, from + i + len(l)})
 		from += i + len(l)
 	}
+}
+
+// wordsAndSymbols finds runs of word characters and runs of what is neither
+// those nor space.
+type wordsAndSymbols struct{}
+
+func (wordsAndSymbols) matches(text string, dst []span) []span {
+	last := 0 // what the rune before was: 0 space, 1 word, 2 symbol
+	for i, r := range text {
+		kind := 2
+		if isWordRune(r) {
+			kind = 1
+		} else if isSpace(r) {
+			kind = 0
+		}
+		if kind != 0 {
+			if kind != last {
+				dst = append(dst, span{i, i})
+			}
+			dst[len(dst)-1].end = i + utf8.RuneLen(r)
+		}
+		last = kind
+	}
+	return dst
 }
 
 // runeMatcher finds every single rune of some kind.

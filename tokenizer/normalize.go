@@ -54,10 +54,11 @@ func prepend(prefix string) normalizer {
 	}
 }
 
-func stripAccents(s string) string {
-	loadCategories()
+func stripAccents(s string) string { return dropRunes(s, maskM) }
+
+func dropRunes(s string, m catMask) string {
 	return strings.Map(func(r rune) rune {
-		if isCategory(r, maskM) {
+		if isCategory(r, m) {
 			return -1
 		}
 		return r
@@ -65,7 +66,6 @@ func stripAccents(s string) string {
 }
 
 func stripSpace(left, right bool) normalizer {
-	loadCategories()
 	return func(s string) string {
 		if left {
 			s = strings.TrimLeftFunc(s, isSpace)
@@ -102,7 +102,6 @@ func replaceString(old, content string) normalizer {
 
 // bertNormalizer cleans text as BERT's tokenizer does.
 func bertNormalizer(clean, chinese, accents, lower bool) normalizer {
-	loadCategories()
 	return func(s string) string {
 		if clean {
 			s = cleanText(s)
@@ -111,7 +110,7 @@ func bertNormalizer(clean, chinese, accents, lower bool) normalizer {
 			s = spaceChinese(s)
 		}
 		if accents {
-			s = stripAccents(norm.NFD.String(s))
+			s = dropRunes(norm.NFD.String(s), 1<<catMn)
 		}
 		if lower {
 			s = lowercase(s)
@@ -125,7 +124,7 @@ func cleanText(s string) string {
 		switch {
 		case r == '\t' || r == '\n' || r == '\r' || isCategory(r, maskZ):
 			return ' '
-		case r == 0 || r == 0xfffd || isCategory(r, maskC):
+		case r == 0 || r == 0xfffd || isCategory(r, maskC&^(1<<catCn)):
 			return -1
 		}
 		return r

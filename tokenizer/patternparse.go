@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -382,8 +383,7 @@ func (ps *patternParser) escapeInto(c *class) (rune, error) {
 		c.mask |= maskAll &^ (1 << catNd)
 	case 'w':
 		c.mask |= maskWord
-	case 'W':
-		c.mask |= maskAll &^ maskWord
+		c.ranges = slices.Concat(c.ranges, circledLetters, onigWordDigits)
 	case 'p', 'P':
 		return -1, ps.property(c, b == 'P')
 	default:
@@ -417,8 +417,8 @@ func (ps *patternParser) property(c *class, negated bool) error {
 	return nil
 }
 
-// bracket reads a character class after its opening bracket. Of nested
-// classes it knows an intersection with the rest: [a-z&&[^aeiou]].
+// bracket reads a character class after its opening bracket. A class within
+// it adds to it, or is what the rest is intersected with: [a-z&&[^aeiou]].
 func (ps *patternParser) bracket(depth int) (*class, error) {
 	c := &class{negated: ps.accept("^")}
 	for first := true; ; first = false {
@@ -435,8 +435,15 @@ func (ps *patternParser) bracket(depth int) (*class, error) {
 			}
 			c.and = and
 			return c.seal(), nil
-		case ps.peek() == '[', strings.HasPrefix(ps.src[ps.pos:], "&&"):
+		case strings.HasPrefix(ps.src[ps.pos:], "&&"), strings.HasPrefix(ps.src[ps.pos:], "[:"):
 			return nil, errPattern
+		case ps.accept("["):
+			inner, err := ps.bracket(depth + 1)
+			if err != nil || inner.negated || inner.and != nil {
+				return nil, errPattern
+			}
+			c.mask |= inner.mask
+			c.ranges = append(c.ranges, inner.ranges...)
 		default:
 			if err := ps.bracketItem(c); err != nil {
 				return nil, err

@@ -7,8 +7,8 @@ import (
 // preTokenizer cuts words into smaller words.
 type preTokenizer interface {
 	// split appends the parts of word to dst. begins is whether the word is at
-	// the beginning of the text.
-	split(word string, begins bool, dst []string, s *scratch) []string
+	// the beginning of the text; the result says so of the first part.
+	split(word string, begins bool, dst []string, s *scratch) ([]string, bool)
 }
 
 // behavior is what becomes of the delimiters that a splitter finds.
@@ -40,7 +40,7 @@ type part struct {
 	delimiter bool
 }
 
-func (sp *splitter) split(word string, _ bool, dst []string, s *scratch) []string {
+func (sp *splitter) split(word string, begins bool, dst []string, s *scratch) ([]string, bool) {
 	s.spans = sp.match.matches(word, s.spans[:0])
 	if sp.behavior == isolated { // what is found and what lies between are alike
 		from := 0
@@ -49,7 +49,7 @@ func (sp *splitter) split(word string, _ bool, dst []string, s *scratch) []strin
 			dst = appendWord(dst, word[m.start:m.end])
 			from = m.end
 		}
-		return appendWord(dst, word[from:])
+		return appendWord(dst, word[from:]), begins
 	}
 	parts := sp.parts(len(word), s)
 	switch sp.behavior {
@@ -59,7 +59,7 @@ func (sp *splitter) split(word string, _ bool, dst []string, s *scratch) []strin
 				dst = appendWord(dst, word[p.start:p.end])
 			}
 		}
-		return dst
+		return dst, begins && len(parts) > 0 && !parts[0].delimiter
 	case mergedWithPrevious:
 		parts = mergeParts(parts, func(prev, p part) bool { return p.delimiter && !prev.delimiter })
 	case mergedWithNext:
@@ -70,7 +70,7 @@ func (sp *splitter) split(word string, _ bool, dst []string, s *scratch) []strin
 	for _, p := range parts {
 		dst = appendWord(dst, word[p.start:p.end])
 	}
-	return dst
+	return dst, begins
 }
 
 func appendWord(dst []string, word string) []string {
@@ -150,13 +150,13 @@ var prependSchemes = map[string]prependScheme{
 	"always": prependAlways, "first": prependFirst, "never": prependNever,
 }
 
-func (m *metaspace) split(word string, begins bool, dst []string, _ *scratch) []string {
+func (m *metaspace) split(word string, begins bool, dst []string, _ *scratch) ([]string, bool) {
 	word = strings.ReplaceAll(word, " ", m.mark)
 	if (m.prepend == prependAlways || m.prepend == prependFirst && begins) && !strings.HasPrefix(word, m.mark) {
 		word = m.mark + word
 	}
 	if !m.cut {
-		return appendWord(dst, word)
+		return appendWord(dst, word), begins
 	}
 	// A mark begins a word, but of neighbouring marks each is a word, and only
 	// the last begins the text after them.
@@ -170,7 +170,7 @@ func (m *metaspace) split(word string, begins bool, dst []string, _ *scratch) []
 		from = i
 		i += len(m.mark)
 	}
-	return appendWord(dst, word[from:])
+	return appendWord(dst, word[from:]), begins
 }
 
 // byteLevelSplit is GPT-2's pre-tokenizer.
@@ -180,13 +180,13 @@ type byteLevelSplit struct {
 	mapBytes       bool      // write each byte as its character, else the model does
 }
 
-func (b *byteLevelSplit) split(word string, _ bool, dst []string, s *scratch) []string {
+func (b *byteLevelSplit) split(word string, begins bool, dst []string, s *scratch) ([]string, bool) {
 	if b.addPrefixSpace && !strings.HasPrefix(word, " ") {
 		word = " " + word
 	}
 	first := len(dst)
 	if b.words != nil {
-		dst = b.words.split(word, false, dst, s)
+		dst, _ = b.words.split(word, false, dst, s)
 	} else {
 		dst = appendWord(dst, word)
 	}
@@ -195,5 +195,5 @@ func (b *byteLevelSplit) split(word string, _ bool, dst []string, s *scratch) []
 			dst[i] = byteEncode(dst[i])
 		}
 	}
-	return dst
+	return dst, begins
 }

@@ -112,8 +112,12 @@ func (t *Tokenizer) encodeFragment(text string, begins bool, s *scratch, out []i
 	words := append(s.words[0][:0], text)
 	next := s.words[1][:0]
 	for _, p := range t.pre {
+		first := begins
 		for i, w := range words {
-			next = p.split(w, begins && i == 0, next, s)
+			var b bool
+			if next, b = p.split(w, first && i == 0, next, s); i == 0 {
+				begins = b
+			}
 		}
 		words, next = next, words[:0]
 	}

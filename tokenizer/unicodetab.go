@@ -57,7 +57,7 @@ const (
 	maskZ     catMask = 1<<catZs | 1<<catZl | 1<<catZp
 	maskC     catMask = 1<<catCn | 1<<catCc | 1<<catCf | 1<<catCs | 1<<catCo | 1<<catControlSpace
 	maskSpace catMask = maskZ | 1<<catControlSpace
-	maskWord  catMask = maskL | maskM | 1<<catNd | 1<<catPc
+	maskWord  catMask = maskL | maskM | 1<<catNd | 1<<catNl | 1<<catPc
 	maskAll   catMask = 1<<numCategories - 1
 )
 
@@ -138,6 +138,26 @@ func categoryOf(r rune) category {
 		return catCn
 	}
 	return categoryCells[uint32(categoryPages[r>>8])<<8|uint32(r)&0xff]
+}
+
+// circledLetters are the symbols that count as letters of words.
+var circledLetters = []runeRange{{0x24b6, 0x24e9}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}}
+
+// onigWordDigits are the numbers, none of them decimal digits, that Oniguruma
+// counts as word characters because they are in Latin-1.
+var onigWordDigits = []runeRange{{0xb2, 0xb3}, {0xb9, 0xb9}, {0xbc, 0xbe}}
+
+// isWordRune reports whether r is a word character for Rust's regex crate.
+func isWordRune(r rune) bool {
+	if isCategory(r, maskWord) || r == 0x200c || r == 0x200d {
+		return true
+	}
+	for _, c := range circledLetters {
+		if c.lo <= r && r <= c.hi {
+			return true
+		}
+	}
+	return false
 }
 
 // isCategory reports whether r is in one of the categories of m.
