@@ -2,7 +2,7 @@ package kernels
 
 // The matrix product c[n, out] = x[n, k] wᵀ, w [out, k].
 //
-// From maxDotRows rows of x on, the product is tiled: x is copied once into slabs of
+// With more than maxDotRows rows of x the product is tiled: x is copied once into slabs of
 // blockK columns, rows after rows, and each part of the task takes blockOut
 // rows of w, dequantizes blockK columns of them into panels [blockK, nr], and
 // multiplies every tile of mr rows of x with every panel. Each element of c is
@@ -12,7 +12,7 @@ package kernels
 // Fewer rows are dot products with each row of w: dequantized in registers for
 // the formats that have a loop, else once in the cache.
 const (
-	maxDotRows = 3 // with more, packing panels pays off
+	maxDotRows = 3   // with more, packing panels pays off
 	blockK     = 256 // a multiple of columnStep
 	blockOut   = 128 // a multiple of every nr
 	slabPad    = 16  // keeps rows of a slab from falling into the same cache sets
@@ -26,7 +26,7 @@ func (c *CPU) MatMul(dst, x *Tensor, w Weight) {
 	mustEqual("MatMul", x.Cols, m.cols)
 	mustEqual("MatMul", dst.Cols, m.rows)
 	mustEqual("MatMul", dst.Rows, x.Rows)
-	if x.Rows == 1 || x.Rows <= maxDotRows && (m.loops != nil || m.floats != nil) {
+	if x.Rows == 1 || x.Rows <= maxDotRows && (m.loops != nil || m.codes != nil || m.floats != nil) {
 		c.few(dst, x, m)
 	} else {
 		c.tiled(dst, x, m)
@@ -146,8 +146,7 @@ func (t *dots) run(worker, part int) {
 	rows := min(dotRows, t.w.rows-first)
 	for i := range t.x.Rows {
 		dst := t.dst.row(i)[first:][:rows]
-		if t.w.loops != nil {
-			t.w.fused(dst, t.x.row(i), first)
+		if t.w.fused(dst, t.x.row(i), first) {
 			continue
 		}
 		s := &t.e.scratch[worker]

@@ -88,3 +88,40 @@ func TestGroupsValidate(t *testing.T) {
 		}
 	}
 }
+
+// TestGroupLoops compares unpacking with the portable way and dot products
+// with those of unpacked rows, both to the last bit.
+func TestGroupLoops(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		c := newCPU(1, o)
+		defer c.Close()
+		r := rand.New(rand.NewPCG(3, 3))
+		for bits := 2; bits <= 8; bits++ {
+			for _, s := range []struct{ cols, size int }{{1, 1}, {7, 3}, {64, 64}, {128, 32}, {256, 64}, {300, 300}, {384, 128}, {640, 640}, {200, 1000}, {515, 34}, {777, 128}} {
+				for kind := range 4 {
+					const rows = 3
+					g := randomGroups(r, rows, s.cols, bits, s.size, kind&1 != 0, kind&2 != 0)
+					for i := range g.Codes {
+						g.Codes[i] = byte(r.Uint32())
+					}
+					w := c.Load(g).(*weight)
+					x, dst := randomTensor(c, r, 1, s.cols), c.NewTensor(1, rows)
+					c.MatMul(dst, x, w)
+					got, want := make([]float32, s.cols), make([]float32, s.cols)
+					for i := range rows {
+						g.Row(want, i)
+						w.columns(&c.scratch[0], got, i, 0)
+						checkClose(t, "columns", got, want, 0)
+						if s.cols > columnStep {
+							w.columns(&c.scratch[0], got[columnStep:], i, columnStep)
+							checkClose(t, "later columns", got, want, 0)
+						}
+						if dot := o.dot(x.Data, want); dst.Data[i] != dot {
+							t.Fatalf("%d bits, %+v, kind %d: dot of row %d is %v, want %v", bits, s, kind, i, dst.Data[i], dot)
+						}
+					}
+				}
+			}
+		}
+	})
+}

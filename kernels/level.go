@@ -60,6 +60,8 @@ type ops struct {
 	// formats are the number formats with loops of their own; the others are
 	// dequantized in portable Go.
 	formats map[dtype.Type]*loops
+	// codes are the loops over integer codes, by their bits.
+	codes map[int]*codeLoops
 }
 
 type (
@@ -76,6 +78,18 @@ type loops struct {
 	// bytes, for r < rows: the same as dot of x and the dequantized row, to the
 	// last bit.
 	dots func(dst, x *float32, w *byte, n, rows, stride int)
+}
+
+// codeLoops handle the integer codes of [Groups].
+type codeLoops struct {
+	bits   int
+	lanes  int // numbers of a vector
+	values int // numbers of a unit of dot: some vectors
+	// unpack sets dst to (code-zero)*scale of n vectors of codes.
+	unpack func(dst *float32, codes *byte, n int, zero, scale float32)
+	// dot returns the dot product of x and groups of n units of codes, summed
+	// in the order of the other dot products. Zero points are step bytes apart.
+	dot func(x *float32, codes *byte, scales *float32, zeros *byte, step, groups, n int) float32
 }
 
 // levels lists what this machine can run, the slowest first.

@@ -49,6 +49,10 @@ var avx2 = ops{
 		dtype.Q4_K: {256, unpackQ4_KAVX2, dotsQ4_KAVX2},
 		dtype.Q6_K: {256, unpackQ6_KAVX2, dotsQ6_KAVX2},
 	},
+	codes: map[int]*codeLoops{
+		4: {4, 8, 32, unpackCodes4AVX2, dotCodes4AVX2},
+		8: {8, 8, 32, unpackCodes8AVX2, dotCodes8AVX2},
+	},
 }
 
 var avx512 = ops{
@@ -79,5 +83,9 @@ var avx512 = ops{
 		dtype.Q4_1: {32, unpackQ4_1AVX512, dotsQ4_1AVX512},
 		dtype.Q4_K: {256, unpackQ4_KAVX512, dotsQ4_KAVX512},
 		dtype.Q6_K: {256, unpackQ6_KAVX512, dotsQ6_KAVX512},
+	},
+	codes: map[int]*codeLoops{
+		4: {4, 16, 64, unpackCodes4AVX512, dotCodes4AVX512},
+		8: {8, 16, 64, unpackCodes8AVX512, dotCodes8AVX512},
 	},
 }

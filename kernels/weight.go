@@ -4,10 +4,12 @@ package kernels
 type weight struct {
 	Matrix
 	rows, cols int
-	part       columnReader // the matrix, if it can read a part of a row
-	dense      *Dense       // the matrix, if it is one with loops of its own
-	loops      *loops       // of dense; nil otherwise
 	floats     []float32    // the numbers, if they can be used where they lie
+	dense      *Dense       // the matrix, if it is one of a format with loops
+	loops      *loops       // of dense
+	groups     *Groups      // the matrix, if it is one that codes can read
+	codes      *codeLoops   // of groups; of their codes as bytes if there are none for their bits
+	part       columnReader // the matrix, if it can read a part of a row
 }
 
 // Load makes a weight ready for MatMul and Embed. Nothing is copied: m's
@@ -16,10 +18,20 @@ func (c *CPU) Load(m Matrix) Weight {
 	rows, cols := m.Shape()
 	w := &weight{Matrix: m, rows: rows, cols: cols}
 	w.part, _ = m.(columnReader)
-	if d, ok := m.(*Dense); ok {
-		w.floats = d.float32s()
-		if w.loops = c.ops.formats[d.Type]; w.loops != nil {
-			w.dense = d
+	switch m := m.(type) {
+	case *Dense:
+		w.floats = m.float32s()
+		if w.loops = c.ops.formats[m.Type]; w.loops != nil {
+			w.dense = m
+		}
+	case *Groups:
+		// Pairs of 4-bit codes must not straddle groups.
+		if m.GroupOf == nil && (m.Bits != 4 || m.GroupSize%2 == 0 || m.GroupSize >= cols) {
+			w.groups = m
+			w.codes = c.ops.codes[m.Bits]
+			if w.codes == nil {
+				w.codes = c.ops.codes[8]
+			}
 		}
 	}
 	return w
@@ -40,14 +52,16 @@ func (w *weight) row(s *scratch, r int) []float32 {
 func (w *weight) columns(s *scratch, dst []float32, r, from int) {
 	switch {
 	case w.loops != nil && w.loops.unpack != nil:
-		src := w.dense.bytes(r, from, len(dst))
 		n := len(dst) / w.loops.values
 		if n > 0 {
+			src := w.dense.bytes(r, from, len(dst))
 			w.loops.unpack(&dst[0], &src[0], n)
 		}
 		if at := n * w.loops.values; at < len(dst) {
 			w.dense.columns(dst[at:], r, from+at)
 		}
+	case w.codes != nil:
+		w.codeColumns(dst, r, from)
 	case w.part != nil:
 		w.part.columns(dst, r, from)
 	default:
@@ -58,8 +72,19 @@ func (w *weight) columns(s *scratch, dst []float32, r, from int) {
 }
 
 // fused sets dst[r] to the dot product of x and row first+r, without the
-// dequantized numbers leaving registers.
-func (w *weight) fused(dst, x []float32, first int) {
+// numbers of the row leaving registers, and reports whether that can be done.
+func (w *weight) fused(dst, x []float32, first int) bool {
+	switch {
+	case w.loops != nil:
+		w.fusedDense(dst, x, first)
+		return true
+	case w.codes != nil && w.codes.bits == w.groups.Bits:
+		return w.fusedCodes(dst, x, first)
+	}
+	return false
+}
+
+func (w *weight) fusedDense(dst, x []float32, first int) {
 	n := w.cols / w.loops.values
 	if n > 0 {
 		src := w.dense.bytes(first, 0, w.cols)
@@ -78,5 +103,68 @@ func (w *weight) fused(dst, x []float32, first int) {
 	for r := range dst {
 		w.dense.columns(rest, first+r, at)
 		dst[r] += dotPortable(x[at:], rest)
+	}
+}
+
+// symmetric holds the zero point of codes of each width.
+var symmetric = [9]uint8{2: 2, 3: 4, 4: 8, 5: 16, 6: 32, 7: 64, 8: 128}
+
+// scales returns the scales and zero points of row r, and how far zero points
+// of consecutive groups are apart.
+func (g *Groups) scales(r int) (scales []float32, zeros []uint8, step int) {
+	n := g.Groups()
+	scales = g.Scales[r*n:][:n]
+	if g.Zeros == nil {
+		return scales, symmetric[g.Bits:], 0
+	}
+	return scales, g.Zeros[r*n:][:n], 1
+}
+
+func (w *weight) fusedCodes(dst, x []float32, first int) bool {
+	g := w.groups
+	size := min(g.GroupSize, g.Cols)
+	if size%w.codes.values != 0 || g.Cols%size != 0 {
+		return false
+	}
+	n := g.CodeBytes()
+	for i := range dst {
+		scales, zeros, step := g.scales(first + i)
+		codes := g.Codes[(first+i)*n:][:n]
+		dst[i] = w.codes.dot(&x[0], &codes[0], &scales[0], &zeros[0], step, g.Cols/size, size/w.codes.values)
+	}
+	return true
+}
+
+// codeColumns dequantizes the columns of each group with its scale.
+func (w *weight) codeColumns(dst []float32, r, from int) {
+	g := w.groups
+	scales, zeros, step := g.scales(r)
+	row := g.Codes[r*g.CodeBytes():][:g.CodeBytes()]
+	var unpacked [columnStep]uint8
+	for len(dst) > 0 {
+		n := min(len(dst), columnStep)
+		codes := row[from*g.Bits/8:]
+		if w.codes.bits != g.Bits {
+			codes = unpacked[:n]
+			g.unpack(codes, r, from)
+		}
+		for i := 0; i < n; {
+			group := (from + i) / g.GroupSize
+			end := min(n, (group+1)*g.GroupSize-from)
+			w.codes.scale(dst[i:end], codes[i*w.codes.bits/8:], zeros[group*step], scales[group])
+			i = end
+		}
+		dst, from = dst[n:], from+n
+	}
+}
+
+// scale sets dst to (code-zero)*scale.
+func (c *codeLoops) scale(dst []float32, codes []byte, zero uint8, scale float32) {
+	n := len(dst) / c.lanes
+	if n > 0 {
+		c.unpack(&dst[0], &codes[0], n, float32(zero), scale)
+	}
+	for i := n * c.lanes; i < len(dst); i++ {
+		dst[i] = scale * float32(int32(codeAt(codes, i*c.bits, c.bits))-int32(zero))
 	}
 }

@@ -28,6 +28,7 @@ var files = []struct {
 	{"asm_product", func(g *gen) { g.products() }},
 	{"asm_vector", func(g *gen) { g.vectors() }},
 	{"asm_blocks", func(g *gen) { g.blocks() }},
+	{"asm_codes", func(g *gen) { g.codes() }},
 }
 
 func main() {
