@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"llmc/internal/fault"
+	"llmc/kernels"
 )
 
 // Options say how to measure; zero values mean the defaults.
@@ -263,7 +264,7 @@ func (r *run) score(ctx context.Context, w window) error {
 
 // row is what one model makes of one scored token.
 type row struct {
-	dist   distribution
+	dist   kernels.Distribution
 	finite bool
 	nll    float64
 	kl     float64
@@ -308,8 +309,8 @@ func (r *run) modelRow(m, i int) []float32 {
 
 func (r *run) scoreRow(m, i int, target int32) row {
 	logits := r.modelRow(m, i)
-	d, finite := summarize(logits)
-	return row{dist: d, finite: finite, nll: d.lse - float64(logits[target])}
+	d, finite := kernels.Summarize(logits)
+	return row{dist: d, finite: finite, nll: d.LogSum - float64(logits[target])}
 }
 
 // compareRow fills in what one token says of the divergence of model m from
@@ -321,11 +322,11 @@ func (r *run) compareRow(out *row, base row, m, i int) {
 	if len(a) != len(b) {
 		common := min(len(a), len(b))
 		a, b = a[:common], b[:common]
-		da, _ = summarize(a)
-		db, _ = summarize(b)
+		da, _ = kernels.Summarize(a)
+		db, _ = kernels.Summarize(b)
 	}
-	out.kl = divergence(a, b, da, db)
-	out.agrees = da.top == db.top
+	out.kl = max(0, kernels.Divergence(a, b, da, db)) // rounding alone makes it negative
+	out.agrees = da.Top == db.Top
 }
 
 func (t *tally) add(own, base row, compare bool) {
@@ -372,7 +373,7 @@ func parallel(threads, n int, f func(i int)) {
 
 // report writes the tallies up.
 func (r *run) report(subjects []*Subject) *Report {
-	out := &Report{Compute: Compute, Text: TextReport{Name: r.text.Name, Bytes: r.text.Size}}
+	out := &Report{Compute: Compute, Device: subjects[0].device, Text: TextReport{Name: r.text.Name, Bytes: r.text.Size}}
 	if s := r.sources[0]; s.done {
 		out.Text.SHA256, out.Text.Tokens = s.text.digest(), s.tokens
 	}

@@ -16,6 +16,7 @@ type Subject struct {
 
 	encoder encoder
 	runner  runner
+	device  string
 	bosID   int32 // the BOS that the tokenizer adds; -1 for none
 }
 
@@ -40,7 +41,7 @@ func LoadWeights(dev kernels.Device, c *formats.Checkpoint, weights *model.Weigh
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	s := &Subject{Path: path, Summary: Summarize(c, weights), encoder: tok, bosID: -1,
+	s := &Subject{Path: path, Summary: Summarize(c, weights), encoder: tok, device: dev.Name(), bosID: -1,
 		runner: &modelRunner{weights: weights, model: m, state: m.NewState()}}
 	if id, ok := tok.BOS(); ok && tok.AddsBOS() {
 		s.bosID = id

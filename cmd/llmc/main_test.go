@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 			"empty":     isEmptyFolder,
 			"invalid":   fails(exitInvalid),
 			"usage":     fails(exitUsage),
+			"gate":      fails(exitGate),
 		},
 	})
 }
@@ -88,8 +89,9 @@ func fails(code int) func(*testscript.TestScript, bool, []string) {
 		if !errors.As(err, &exit) || exit.ExitCode() != code {
 			ts.Fatalf("llmc %v: %v, want exit code %d", args, err, code)
 		}
-		if out := ts.ReadFile("stdout"); out != "" {
-			ts.Fatalf("llmc %v printed results: %s", args, out)
+		// A gate fails after the results are printed.
+		if out := ts.ReadFile("stdout"); (out != "") != (code == exitGate) {
+			ts.Fatalf("llmc %v printed as results: %q", args, out)
 		}
 		text := ts.ReadFile("stderr")
 		if !strings.HasPrefix(text, "llmc: ") || strings.Contains(text, "goroutine ") {

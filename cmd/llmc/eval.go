@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"llmc/demo"
+	"llmc/eval"
+	"llmc/formats"
+	"llmc/internal/fault"
+)
+
+// evalOptions are the flags of "llmc eval".
+type evalOptions struct {
+	text     string
+	protocol string
+	context  int
+	stride   int
+	chunks   int
+	latency  bool
+	gates    gateOptions
+}
+
+func newEvalCommand(global *globalOptions) *cobra.Command {
+	o := &evalOptions{}
+	cmd := &cobra.Command{
+		Use:   "eval [BASELINE [VARIANT...]]",
+		Short: "Measure perplexity, divergence from the baseline, size and speed",
+		Long: `Measures the perplexity of models on a text. With several models, each is
+compared with the first: ratio of the perplexities, Kullback-Leibler divergence
+(in nats) of its predictions from the baseline's, how often both predict the
+same token first, size.
+
+Perplexities can be compared only when text, protocol and context are the same:
+  llama.cpp  what llama-perplexity measures: the second half of every window of
+             --context tokens is scored
+  full       the text is cut into windows of --context tokens, all but the first
+             token of each are scored
+  stride     a window of --context tokens moves by --stride tokens, the new ones
+             are scored (Hugging Face's sliding window)
+
+Without a model, the built-in demo model is measured on its own held-out text;
+the name "demo" stands for it in a list of models (./demo for a folder of that
+name).
+
+The gates, for CI, apply to the variants, or to the only model.`,
+		Example: `  llmc eval
+  llmc eval model/ --text wiki.test.raw
+  llmc eval model/ model-q4.gguf --text wiki.test.raw --max-perplexity-increase 2%
+  llmc eval model/ a.gguf b.gguf --text test.txt --latency --json > report.json`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return runEval(cmd.Context(), global, o, args) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.text, "text", "", "UTF-8 text to measure on (default for the demo model: its held-out text)")
+	flags.StringVar(&o.protocol, "protocol", string(eval.LlamaCpp), "llama.cpp, full or stride")
+	flags.IntVar(&o.context, "context", 0, "tokens of a window (default: 512, or what the model was trained for if less)")
+	flags.IntVar(&o.stride, "stride", 0, "tokens that a window moves by, for --protocol stride (default: half the context)")
+	flags.IntVar(&o.chunks, "chunks", 0, "measure at most this many windows (default: all)")
+	flags.BoolVar(&o.latency, "latency", false, "measure speed too: prefill, decoding, time to the first token")
+	o.gates.bind(cmd)
+	return cmd
+}
+
+// check refuses flags that make no sense and returns what they mean.
+func (o *evalOptions) check(global *globalOptions, models int) (eval.Options, eval.Gates, error) {
+	opts := eval.Options{
+		Context: o.context, Stride: o.stride, Chunks: o.chunks, Threads: global.threads,
+		Latency: o.latency, Progress: global.ui.progress,
+	}
+	var err error
+	if opts.Protocol, err = eval.ParseProtocol(o.protocol); err != nil {
+		return opts, eval.Gates{}, err
+	}
+	switch {
+	case o.stride != 0 && opts.Protocol != eval.Stride:
+		return opts, eval.Gates{}, fault.Usage("--stride belongs to --protocol stride, but the protocol is %s", opts.Protocol)
+	case o.chunks < 0:
+		return opts, eval.Gates{}, fault.Usage("--chunks is %d, allowed is 1 or more (0 for all)", o.chunks)
+	}
+	if err := opts.Check(); err != nil {
+		return opts, eval.Gates{}, err
+	}
+	gates, err := o.gates.parse(models)
+	opts.Latency = opts.Latency || gates.NeedsLatency()
+	return opts, gates, err
+}
+
+func runEval(ctx context.Context, global *globalOptions, o *evalOptions, paths []string) error {
+	ui := global.ui
+	given := len(paths) > 0
+	if !given {
+		paths = []string{demo.Name}
+	}
+	opts, gates, err := o.check(global, len(paths))
+	if err != nil {
+		return err
+	}
+	text, err := evalText(o.text, paths[0])
+	if err != nil {
+		return err
+	}
+	if !given {
+		ui.note("no model given: measuring the built-in demo model")
+	}
+	subjects, closeAll, err := loadSubjects(global, paths)
+	defer closeAll()
+	if err != nil {
+		return err
+	}
+	for _, s := range subjects {
+		if s.Context > 0 && opts.Context > s.Context {
+			ui.warn("--context %d is longer than %s was trained for (%d tokens)", opts.Context, s.Path, s.Context)
+		}
+	}
+	report, err := eval.Run(ctx, subjects, text, opts)
+	if err != nil {
+		return err
+	}
+	ui.closeProgress()
+	if err := ui.document(report); err != nil {
+		return err
+	}
+	if err := printReport(ui, report); err != nil {
+		return err
+	}
+	if failures := gates.Failures(report); len(failures) > 0 {
+		return &gateError{failures}
+	}
+	return nil
+}
+
+// openModel opens a checkpoint, or the built-in model for demo.Name.
+func openModel(path string) (*formats.Checkpoint, error) {
+	if isDemo(path) {
+		return demo.Checkpoint()
+	}
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fault.Hint(fmt.Errorf("there is no model at %s", path),
+			"a model is a Hugging Face folder, a .safetensors file with its config.json beside it, or a .gguf file")
+	}
+	return formats.Open(path)
+}
+
+// isDemo reports whether a path is the name of the built-in model.
+func isDemo(path string) bool { return path == demo.Name }
+
+// evalText is the text of --text, or the demo model's own.
+func evalText(path, baseline string) (eval.Text, error) {
+	switch {
+	case path != "":
+		return eval.FileText(path)
+	case isDemo(baseline):
+		return eval.StringText("the demo model's held-out text", demo.EvalText()), nil
+	}
+	return eval.Text{}, fault.Hint(fault.Usage("there is no text to measure %s on", baseline),
+		"add --text FILE with text that the model was not trained on, such as the raw test split of WikiText-2")
+}
+
+// loadSubjects opens and loads models; the function it returns closes what
+// was opened, also after an error.
+func loadSubjects(global *globalOptions, paths []string) ([]*eval.Subject, func(), error) {
+	var subjects []*eval.Subject
+	var closers []func()
+	closeAll := func() {
+		for _, f := range closers {
+			f()
+		}
+	}
+	dev := global.newDevice()
+	for _, path := range paths {
+		c, err := openModel(path)
+		if err != nil {
+			return nil, closeAll, err
+		}
+		closers = append(closers, func() { _ = c.Close() }) // only read from
+		s, err := eval.Load(dev, c, path)
+		if err != nil {
+			return nil, closeAll, err
+		}
+		subjects = append(subjects, s)
+	}
+	return subjects, closeAll, nil
+}
+
+// printReport prints the report for people: tables of at most 100 columns.
+func printReport(ui *ui, r *eval.Report) error {
+	m := r.Models[0]
+	ui.print("text      %s%s", r.Text.Name, parenthesized(tokensString(r.Text.Tokens)))
+	protocol := fmt.Sprintf("%s, context %d", m.Protocol, m.Context)
+	if m.Stride > 0 {
+		protocol += fmt.Sprintf(", stride %d", m.Stride)
+	}
+	bos := "no BOS"
+	if m.BOS {
+		bos = "with BOS"
+	}
+	ui.print("protocol  %s, %s: %s of %d windows scored", protocol, bos, tokensString(m.Tokens), m.Windows)
+	ui.print("computed  %s", r.Compute)
+	ui.print("on        %s%s\n", r.Device, peakString(r.PeakRSSBytes))
+
+	header := []string{"model", "size", "bits", "perplexity"}
+	compare := len(r.Models) > 1
+	if compare {
+		header = append(header, "change", "KL mean", "KL p99", "same top")
+	}
+	names := shortNames(r.Models)
+	var rows [][]string
+	for i, m := range r.Models {
+		row := []string{names[i], bytesString(m.SizeBytes), fmt.Sprintf("%.2f", m.BitsPerWeight),
+			figure(m.Perplexity) + " ± " + uncertainty(m.PerplexityStderr)}
+		if vs := m.VsBaseline; vs != nil {
+			row = append(row, fmt.Sprintf("%+.2f%%", 100*(vs.PerplexityRatio-1)), figure(vs.KLMean), figure(vs.KLP99),
+				fmt.Sprintf("%.1f%%", 100*vs.Top1Agreement))
+		} else if compare {
+			row = append(row, "", "", "", "")
+		}
+		rows = append(rows, row)
+	}
+	if err := ui.table(header, rows, 0); err != nil || m.Latency == nil {
+		return err
+	}
+	ui.print("")
+	return printLatency(ui, r, names)
+}
+
+func printLatency(ui *ui, r *eval.Report, names []string) error {
+	header := []string{"model", "prefill tok/s", "±", "decode tok/s", "±", "first token", "speedup"}
+	if len(r.Models) == 1 {
+		header = header[:len(header)-1]
+	}
+	var rows [][]string
+	for i, m := range r.Models {
+		l := m.Latency
+		row := []string{names[i], figure(l.PrefillTokensPerSecond), fmt.Sprintf("%.0f%%", 50*l.PrefillSpread),
+			figure(l.DecodeTokensPerSecond), fmt.Sprintf("%.0f%%", 50*l.DecodeSpread),
+			fmt.Sprintf("%s ms", figure(l.TimeToFirstTokenMS))}
+		if m.VsBaseline != nil {
+			row = append(row, fmt.Sprintf("%.2fx", m.VsBaseline.DecodeSpeedup))
+		} else if len(r.Models) > 1 {
+			row = append(row, "")
+		}
+		rows = append(rows, row)
+	}
+	return ui.table(header, rows, 0)
+}
+
+// figure writes a number with five significant digits, without an exponent if
+// it is not very large.
+func figure(v float64) string {
+	if v == 0 || math.IsNaN(v) || math.Abs(v) >= 1e7 {
+		return fmt.Sprintf("%.5g", v)
+	}
+	digits := 4 - int(math.Floor(math.Log10(math.Abs(v))))
+	return fmt.Sprintf("%.*f", min(max(digits, 0), 6), v)
+}
+
+// uncertainty writes a standard error with two digits, without an exponent if
+// it is not very large.
+func uncertainty(v float64) string {
+	if v >= 10 && v < 1e6 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.2g", v)
+}
+
+func tokensString(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d tokens", n)
+}
+
+func peakString(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %s of memory at most", bytesString(n))
+}
+
+func parenthesized(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}
+
+// nameWidth is the room for a model's name in a table of 100 columns.
+const nameWidth = 24
+
+// shortNames are the last parts of the models' paths: as much of them as tells
+// the models apart, and fits.
+func shortNames(models []eval.ModelReport) []string {
+	names := make([]string, len(models))
+	seen := map[string]int{}
+	for i, m := range models {
+		names[i] = filepath.Base(strings.TrimRight(m.Path, string(filepath.Separator)))
+		seen[names[i]]++
+	}
+	for i, m := range models {
+		if seen[names[i]] > 1 {
+			names[i] = m.Path
+		}
+		if r := []rune(names[i]); len(r) > nameWidth {
+			half := nameWidth / 2
+			names[i] = string(r[:half]) + "…" + string(r[len(r)-nameWidth+half+1:])
+		}
+	}
+	return names
+}
