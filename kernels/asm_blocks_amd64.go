@@ -65,6 +65,61 @@ func unpackQ4_1AVX2(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ4_1AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// unpackQ5_0AVX2 sets dst to n times 32 numbers of type Q5_0.
+//
+//go:noescape
+func unpackQ5_0AVX2(dst *float32, src *byte, n int)
+
+// dotsQ5_0AVX2 sets dst[r] to the dot product of x and n times 32 numbers
+// of type Q5_0 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ5_0AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ5_1AVX2 sets dst to n times 32 numbers of type Q5_1.
+//
+//go:noescape
+func unpackQ5_1AVX2(dst *float32, src *byte, n int)
+
+// dotsQ5_1AVX2 sets dst[r] to the dot product of x and n times 32 numbers
+// of type Q5_1 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ5_1AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackIQ4_NLAVX2 sets dst to n times 32 numbers of type IQ4_NL.
+//
+//go:noescape
+func unpackIQ4_NLAVX2(dst *float32, src *byte, n int)
+
+// dotsIQ4_NLAVX2 sets dst[r] to the dot product of x and n times 32 numbers
+// of type IQ4_NL at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsIQ4_NLAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ2_KAVX2 sets dst to n times 256 numbers of type Q2_K.
+//
+//go:noescape
+func unpackQ2_KAVX2(dst *float32, src *byte, n int)
+
+// dotsQ2_KAVX2 sets dst[r] to the dot product of x and n times 256 numbers
+// of type Q2_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ2_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ3_KAVX2 sets dst to n times 256 numbers of type Q3_K.
+//
+//go:noescape
+func unpackQ3_KAVX2(dst *float32, src *byte, n int)
+
+// dotsQ3_KAVX2 sets dst[r] to the dot product of x and n times 256 numbers
+// of type Q3_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ3_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
 // unpackQ4_KAVX2 sets dst to n times 256 numbers of type Q4_K.
 //
 //go:noescape
@@ -75,6 +130,17 @@ func unpackQ4_KAVX2(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsQ4_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ5_KAVX2 sets dst to n times 256 numbers of type Q5_K.
+//
+//go:noescape
+func unpackQ5_KAVX2(dst *float32, src *byte, n int)
+
+// dotsQ5_KAVX2 sets dst[r] to the dot product of x and n times 256 numbers
+// of type Q5_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ5_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
 // unpackQ6_KAVX2 sets dst to n times 256 numbers of type Q6_K.
 //
@@ -148,6 +214,61 @@ func unpackQ4_1AVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ4_1AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// unpackQ5_0AVX512 sets dst to n times 32 numbers of type Q5_0.
+//
+//go:noescape
+func unpackQ5_0AVX512(dst *float32, src *byte, n int)
+
+// dotsQ5_0AVX512 sets dst[r] to the dot product of x and n times 32 numbers
+// of type Q5_0 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ5_0AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ5_1AVX512 sets dst to n times 32 numbers of type Q5_1.
+//
+//go:noescape
+func unpackQ5_1AVX512(dst *float32, src *byte, n int)
+
+// dotsQ5_1AVX512 sets dst[r] to the dot product of x and n times 32 numbers
+// of type Q5_1 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ5_1AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackIQ4_NLAVX512 sets dst to n times 32 numbers of type IQ4_NL.
+//
+//go:noescape
+func unpackIQ4_NLAVX512(dst *float32, src *byte, n int)
+
+// dotsIQ4_NLAVX512 sets dst[r] to the dot product of x and n times 32 numbers
+// of type IQ4_NL at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsIQ4_NLAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ2_KAVX512 sets dst to n times 256 numbers of type Q2_K.
+//
+//go:noescape
+func unpackQ2_KAVX512(dst *float32, src *byte, n int)
+
+// dotsQ2_KAVX512 sets dst[r] to the dot product of x and n times 256 numbers
+// of type Q2_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ2_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ3_KAVX512 sets dst to n times 256 numbers of type Q3_K.
+//
+//go:noescape
+func unpackQ3_KAVX512(dst *float32, src *byte, n int)
+
+// dotsQ3_KAVX512 sets dst[r] to the dot product of x and n times 256 numbers
+// of type Q3_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ3_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
 // unpackQ4_KAVX512 sets dst to n times 256 numbers of type Q4_K.
 //
 //go:noescape
@@ -158,6 +279,17 @@ func unpackQ4_KAVX512(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsQ4_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackQ5_KAVX512 sets dst to n times 256 numbers of type Q5_K.
+//
+//go:noescape
+func unpackQ5_KAVX512(dst *float32, src *byte, n int)
+
+// dotsQ5_KAVX512 sets dst[r] to the dot product of x and n times 256 numbers
+// of type Q5_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsQ5_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
 // unpackQ6_KAVX512 sets dst to n times 256 numbers of type Q6_K.
 //

@@ -140,7 +140,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-var decodeTypes = []dtype.Type{dtype.F32, dtype.F16, dtype.BF16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q4_K, dtype.Q6_K}
+var decodeTypes = []dtype.Type{dtype.F32, dtype.F16, dtype.BF16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1,
+	dtype.IQ4_NL, dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K}
 
 // randomDense returns a matrix with random bytes for blocks and codes, and
 // small numbers for its scalars and scales.
@@ -178,10 +179,14 @@ func plausible(data []byte, t dtype.Type) {
 			data[i] = data[i]&0x80 | 0x3e
 		}
 		return
-	case dtype.F16, dtype.Q8_0, dtype.Q4_0:
+	case dtype.F16, dtype.Q8_0, dtype.Q4_0, dtype.Q5_0, dtype.IQ4_NL:
 		scales = []int{0}
-	case dtype.Q4_1, dtype.Q4_K:
+	case dtype.Q4_1, dtype.Q5_1, dtype.Q4_K, dtype.Q5_K:
 		scales = []int{0, 2}
+	case dtype.Q2_K:
+		scales = []int{80, 82}
+	case dtype.Q3_K:
+		scales = []int{108}
 	case dtype.Q6_K:
 		scales = []int{208}
 	}

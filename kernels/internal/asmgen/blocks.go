@@ -28,7 +28,13 @@ func (g *gen) blocks() {
 		{"Q8_0", 32, 34, prepareQ8_0},
 		{"Q4_0", 32, 18, prepareQ4_0},
 		{"Q4_1", 32, 20, prepareQ4_1},
+		{"Q5_0", 32, 22, prepareQ5_0},
+		{"Q5_1", 32, 24, prepareQ5_1},
+		{"IQ4_NL", 32, 18, prepareIQ4_NL},
+		{"Q2_K", 256, 84, prepareQ2_K},
+		{"Q3_K", 256, 110, prepareQ3_K},
 		{"Q4_K", 256, 144, prepareQ4_K},
+		{"Q5_K", 256, 176, prepareQ5_K},
 		{"Q6_K", 256, 210, prepareQ6_K},
 	} {
 		if f.name != "F32" {

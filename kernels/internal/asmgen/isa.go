@@ -66,6 +66,13 @@ func (g *gen) scalar(name string) reg.VecVirtual {
 	return v
 }
 
+// broadcast loads a number into all lanes.
+func (g *gen) broadcast(m operand.Mem) reg.VecVirtual {
+	v := g.vec()
+	g.VBROADCASTSS(m, v)
+	return v
+}
+
 func (g *gen) vec() reg.VecVirtual {
 	if g.wide() {
 		return g.ZMM()

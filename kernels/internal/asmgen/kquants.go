@@ -112,40 +112,59 @@ func (n *nibbles) halves(src reg.GPVirtual, disp, bytes int, lower, upper func(r
 // 32 in their upper ones. Numbers are (d*scale)*code - dmin*minimum.
 func prepareQ4_K(g *gen) unpacker {
 	n := g.nibbles(0)
-	// d*scale and -dmin*minimum of the 8 sub-blocks.
-	factors := g.AllocLocal(64)
-	sign := g.YMM()
-	g.VBROADCASTSS(g.word(1<<31), sign)
+	factors := g.subBlocks()
 	return func(src reg.GPVirtual, disp int, use func(int, reg.VecVirtual)) {
-		scales, minima := g.sixBits(src, disp+4)
-		for i, packed := range []reg.GPVirtual{scales, minima} {
-			x, d := g.XMM(), g.XMM()
-			f, all := g.YMM(), g.YMM()
-			g.VMOVQ(packed, x)
-			g.VPMOVZXBD(x, f)
-			g.VCVTDQ2PS(f, f)
-			g.VPBROADCASTW(mem(src, disp+2*i), d)
-			g.VCVTPH2PS(d, all)
-			if i == 1 {
-				g.VXORPS(sign, all, all)
-			}
-			g.VMULPS(all, f, f)
-			g.VMOVUPS(f, factors.Offset(32*i))
-		}
+		factors.load(src, disp)
 		perQuarter := 64 / g.lanes
 		for quarter := range 4 {
-			sub := func(i int) func(reg.VecVirtual) {
-				scale, minimum := g.vec(), g.vec()
-				g.VBROADCASTSS(factors.Offset(8*quarter+4*i), scale)
-				g.VBROADCASTSS(factors.Offset(32+8*quarter+4*i), minimum)
-				return n.numbers(scale, minimum)
-			}
-			n.halves(src, disp+16+32*quarter, 32, sub(0), sub(1), func(i int, v reg.VecVirtual) {
+			lower := n.numbers(factors.scale(2*quarter), factors.offset(2*quarter))
+			upper := n.numbers(factors.scale(2*quarter+1), factors.offset(2*quarter+1))
+			n.halves(src, disp+16+32*quarter, 32, lower, upper, func(i int, v reg.VecVirtual) {
 				use(quarter*perQuarter+i, v)
 			})
 		}
 	}
 }
+
+// subBlocks are the factors of the sub-blocks of one block, in memory.
+type subBlocks struct {
+	g     *gen
+	local operand.Mem
+	sign  reg.VecVirtual
+}
+
+// subBlocks makes room for d*scale and -dmin*minimum of 8 sub-blocks.
+func (g *gen) subBlocks() *subBlocks {
+	f := &subBlocks{g: g, local: g.AllocLocal(64), sign: g.YMM()}
+	g.VBROADCASTSS(g.word(1<<31), f.sign)
+	return f
+}
+
+// load computes the factors of the Q4_K or Q5_K block at disp.
+func (f *subBlocks) load(src reg.GPVirtual, disp int) {
+	g := f.g
+	scales, minima := g.sixBits(src, disp+4)
+	for i, packed := range []reg.GPVirtual{scales, minima} {
+		x, d := g.XMM(), g.XMM()
+		v, all := g.YMM(), g.YMM()
+		g.VMOVQ(packed, x)
+		g.VPMOVZXBD(x, v)
+		g.VCVTDQ2PS(v, v)
+		g.VPBROADCASTW(mem(src, disp+2*i), d)
+		g.VCVTPH2PS(d, all)
+		if i == 1 {
+			g.VXORPS(f.sign, all, all)
+		}
+		g.VMULPS(all, v, v)
+		g.VMOVUPS(v, f.local.Offset(32*i))
+	}
+}
+
+// scale returns d*scale of a sub-block in all lanes.
+func (f *subBlocks) scale(i int) reg.VecVirtual { return f.g.broadcast(f.local.Offset(4 * i)) }
+
+// offset returns -dmin*minimum of a sub-block in all lanes.
+func (f *subBlocks) offset(i int) reg.VecVirtual { return f.g.broadcast(f.local.Offset(32 + 4*i)) }
 
 // sixBits unpacks the 8 scales and 8 minima of a Q4_K block into the bytes of
 // two registers. The first four of each are the lower 6 bits of bytes 0 to 3
@@ -173,85 +192,4 @@ func (g *gen) sixBits(src reg.GPVirtual, disp int) (scales, minima reg.GPVirtual
 		return low
 	}
 	return unpack(0, 0), unpack(4, 4)
-}
-
-// prepareQ6_K: twice 64 bytes of lower codes, twice 32 bytes of upper 2 bits,
-// 16 signed scales and a half float d. Numbers are (d*scale)*(code-32).
-func prepareQ6_K(g *gen) unpacker {
-	// 32 codes are made at once, in bytes.
-	low, high, bias := g.YMM(), g.YMM(), g.YMM()
-	g.VBROADCASTSS(g.word(0x0f0f0f0f), low)
-	g.VBROADCASTSS(g.word(0x30303030), high)
-	g.VBROADCASTSS(g.word(0x20202020), bias)
-	factors := g.AllocLocal(64)
-	return func(src reg.GPVirtual, disp int, use func(int, reg.VecVirtual)) {
-		g.scales16(src, disp, factors)
-		perGroup := 32 / g.lanes
-		for half := range 2 {
-			bits := g.YMM()
-			g.VMOVDQU(mem(src, disp+128+32*half), bits)
-			for group := range 4 {
-				codes, upper := g.YMM(), g.YMM()
-				g.VMOVDQU(mem(src, disp+64*half+32*(group%2)), codes)
-				if group >= 2 {
-					g.VPSRLW(operand.Imm(4), codes, codes)
-				}
-				g.VPAND(low, codes, codes)
-				switch group {
-				case 0:
-					g.VPSLLW(operand.Imm(4), bits, upper)
-				case 1:
-					g.VPSLLW(operand.Imm(2), bits, upper)
-				case 2:
-					g.VMOVDQU(bits, upper)
-				case 3:
-					g.VPSRLW(operand.Imm(2), bits, upper)
-				}
-				g.VPAND(high, upper, upper)
-				g.VPOR(upper, codes, codes)
-				g.VPSUBB(bias, codes, codes)
-				at := 8*half + 2*group
-				g.signed(codes, factors.Offset(4*at), func(i int, v reg.VecVirtual) {
-					use((4*half+group)*perGroup+i, v)
-				})
-			}
-		}
-	}
-}
-
-// scales16 stores d*scale of the 16 sub-blocks of a Q6_K block.
-func (g *gen) scales16(src reg.GPVirtual, disp int, factors operand.Mem) {
-	d := g.half16(mem(src, disp+208))
-	for i := range 16 / g.lanes {
-		v := g.vec()
-		g.VPMOVSXBD(mem(src, disp+192+i*g.lanes), v)
-		g.VCVTDQ2PS(v, v)
-		g.VMULPS(d, v, v)
-		g.VMOVUPS(v, factors.Offset(i*g.bytes()))
-	}
-}
-
-// signed makes numbers of 32 signed bytes; 16 share a scale.
-func (g *gen) signed(codes reg.VecVirtual, scales operand.Mem, use func(i int, v reg.VecVirtual)) {
-	for i := range 32 / g.lanes {
-		part := codes.AsX()
-		if at := i * g.lanes; at > 0 {
-			x := g.XMM()
-			if at >= 16 {
-				g.VEXTRACTI128(operand.Imm(1), codes, x)
-			} else {
-				g.VMOVDQU(codes.AsX(), x)
-			}
-			if at%16 == 8 {
-				g.VPSRLDQ(operand.Imm(8), x, x)
-			}
-			part = x
-		}
-		v, scale := g.vec(), g.vec()
-		g.VPMOVSXBD(part, v)
-		g.VCVTDQ2PS(v, v)
-		g.VBROADCASTSS(scales.Offset(4*(i*g.lanes/16)), scale)
-		g.VMULPS(scale, v, v)
-		use(i, v)
-	}
 }
