@@ -3,6 +3,9 @@ package blocks
 import (
 	"hash/crc32"
 	"math"
+	"os"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -16,17 +19,17 @@ var golden = []struct {
 	typ                    dtype.Type
 	dequantized, quantized uint32
 }{
-	{dtype.Q4_0, 0x1194f904, 0xbeff1a37},
-	{dtype.Q4_1, 0xed06e76d, 0x99d1b281},
-	{dtype.Q5_0, 0xa4467fda, 0x84e592ed},
-	{dtype.Q5_1, 0xe84cccaf, 0x1dd70312},
-	{dtype.Q8_0, 0x1043fa7b, 0x8deaf9ac},
+	{dtype.Q4_0, 0x1194f904, 0x731a1262},
+	{dtype.Q4_1, 0xed06e76d, 0xdb7f4340},
+	{dtype.Q5_0, 0xa4467fda, 0xfdb3907d},
+	{dtype.Q5_1, 0xe84cccaf, 0xd23e9972},
+	{dtype.Q8_0, 0x1043fa7b, 0x3ae5c801},
 	{typ: dtype.Q8_1, dequantized: 0xa541bcdd},
-	{dtype.Q2_K, 0xcaefd01a, 0x6025ebbb},
-	{dtype.Q3_K, 0x6013dcf9, 0x5dcdb6ba},
-	{dtype.Q4_K, 0x8d2e54af, 0x12e29416},
-	{dtype.Q5_K, 0x5d8fd884, 0x900acc14},
-	{dtype.Q6_K, 0x13b13366, 0x5f7227d8},
+	{dtype.Q2_K, 0xcaefd01a, 0x24a6310a},
+	{dtype.Q3_K, 0x6013dcf9, 0x99c77aed},
+	{dtype.Q4_K, 0x8d2e54af, 0x1d0d18e6},
+	{dtype.Q5_K, 0x5d8fd884, 0xe43312bd},
+	{dtype.Q6_K, 0x13b13366, 0xabac8b5b},
 	{typ: dtype.Q8_K, dequantized: 0x4254b03c},
 	{typ: dtype.IQ1_S, dequantized: 0xc03b79fa},
 	{typ: dtype.IQ1_M, dequantized: 0x36368508},
@@ -35,11 +38,11 @@ var golden = []struct {
 	{typ: dtype.IQ2_S, dequantized: 0xa806c4b2},
 	{typ: dtype.IQ3_XXS, dequantized: 0xe195192f},
 	{typ: dtype.IQ3_S, dequantized: 0xca8d8c98},
-	{dtype.IQ4_NL, 0xc07671ec, 0x03a9ee92},
-	{dtype.IQ4_XS, 0x2ba06bda, 0x090df1eb},
-	{typ: dtype.TQ1_0, dequantized: 0x4a747365},
-	{typ: dtype.TQ2_0, dequantized: 0x9f80449c},
-	{dtype.MXFP4, 0x97386418, 0x74e9c2ba},
+	{dtype.IQ4_NL, 0xc07671ec, 0xb30a8037},
+	{dtype.IQ4_XS, 0x2ba06bda, 0x38a63a61},
+	{dtype.TQ1_0, 0x4a747365, 0x29c0420d},
+	{dtype.TQ2_0, 0x9f80449c, 0x3a060b18},
+	{dtype.MXFP4, 0x97386418, 0x023a77c8},
 	{typ: dtype.NVFP4, dequantized: 0x56ba6a76},
 }
 
@@ -62,12 +65,33 @@ func TestQuantizeGolden(t *testing.T) {
 			continue
 		}
 		h := crc32.NewIEEE()
-		for i := range 30 {
+		for i := range sampleRows {
 			h.Write(quantized(t, g.typ, sampleRow(i), sampleImportance(i)))
 		}
 		if got := h.Sum32(); got != g.quantized {
 			t.Errorf("%s: checksum of the rows is %#08x, want %#08x", g.typ, got, g.quantized)
 		}
+	}
+}
+
+// TestNothingFused looks for fused multiply-adds in what the compiler makes of
+// this package for a machine that has them: each would change results there. A
+// product that is added to something needs a conversion around it.
+func TestNothingFused(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles the package for another machine")
+	}
+	build := exec.Command("go", "build", "-gcflags=llmc/kernels/blocks=-S", ".")
+	build.Env = append(os.Environ(), "GOARCH=arm64", "GOOS=linux", "CGO_ENABLED=0")
+	listing, err := build.CombinedOutput()
+	if err != nil {
+		t.Skipf("cannot compile for arm64: %v\n%s", err, listing)
+	}
+	if !strings.Contains(string(listing), "FMULS") {
+		t.Fatal("the listing of the compiler holds no multiplication")
+	}
+	for _, m := range regexp.MustCompile(`\((\S+\.go:\d+)\)\s+(FN?M(?:ADD|SUB)[SD])`).FindAllStringSubmatch(string(listing), -1) {
+		t.Errorf("%s is compiled to %s", m[1], m[2])
 	}
 }
 
@@ -77,7 +101,7 @@ func TestQuantizeError(t *testing.T) {
 	bound := map[dtype.Type]float64{
 		dtype.Q2_K: 0.30, dtype.Q3_K: 0.17, dtype.Q4_0: 0.10, dtype.Q4_1: 0.09, dtype.Q4_K: 0.085,
 		dtype.IQ4_NL: 0.085, dtype.IQ4_XS: 0.085, dtype.MXFP4: 0.13, dtype.Q5_0: 0.05, dtype.Q5_1: 0.045,
-		dtype.Q5_K: 0.042, dtype.Q6_K: 0.022, dtype.Q8_0: 0.007,
+		dtype.Q5_K: 0.042, dtype.Q6_K: 0.022, dtype.Q8_0: 0.007, dtype.TQ1_0: 0.9, dtype.TQ2_0: 0.9,
 	}
 	src := sampleRow(0)
 	dst := make([]float32, len(src))
@@ -123,7 +147,8 @@ func TestImportance(t *testing.T) {
 }
 
 func TestQuantizeRefuses(t *testing.T) {
-	row := make([]float32, 256)
+	row, negative := make([]float32, 256), make([]float32, 256)
+	negative[2] = -1
 	for _, c := range []struct {
 		name, want string
 		typ        dtype.Type
@@ -136,15 +161,43 @@ func TestQuantizeRefuses(t *testing.T) {
 		{"row", "multiple of 256 values, not 128", dtype.Q4_K, 72, 128, nil},
 		{"bytes", "256 values in rows of 256 to 7 bytes", dtype.Q4_K, 7, 256, nil},
 		{"importance", "importance has 3 weights for rows of 256", dtype.Q4_K, 144, 256, row[:3]},
+		{"negative importance", "importance of column 2 is -1, allowed are finite", dtype.Q4_K, 144, 256, negative},
 	} {
 		err := Quantize(c.typ, make([]byte, c.dst), row, c.rowLen, c.importance)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
-	row[77] = float32(math.NaN())
-	if err := Quantize(dtype.Q8_0, make([]byte, 272), row, 256, nil); err == nil || !strings.Contains(err.Error(), "value 77 is NaN") {
-		t.Errorf("a NaN: %v", err)
+}
+
+// TestQuantizeRefusesValues checks that no value is lost in silence: numbers
+// that are none, and those whose scale does not fit half precision.
+func TestQuantizeRefusesValues(t *testing.T) {
+	for typ := range quantizers {
+		typ := dtype.Type(typ)
+		if !CanQuantize(typ) {
+			continue
+		}
+		n, _ := typ.RowBytes(256)
+		for v, want := range map[float32]string{
+			float32(math.NaN()):   "value 200 is NaN, " + typ.String() + " takes finite magnitudes up to",
+			float32(math.Inf(-1)): "value 200 is -Inf, ",
+			1e30:                  "value 200 is 1e+30, ",
+			0x1p28:                "a magnitude of 2.6843546e+08 is too large for the half-precision scales of " + typ.String(),
+		} {
+			row := make([]float32, 256)
+			row[200] = v
+			err := Quantize(typ, make([]byte, n), row, 256, nil)
+			if typ == dtype.MXFP4 && !math.IsInf(float64(v), 0) && v == v { // its scale is a power of two up to 2^127
+				if err != nil {
+					t.Errorf("%s of %g: %v", typ, v, err)
+				}
+				continue
+			}
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s of %g: %v, want %q", typ, v, err, want)
+			}
+		}
 	}
 }
 

@@ -18,53 +18,80 @@ import (
 // type.
 const rowLen = 1024
 
-// sampleRow returns row i of the test data: normal and heavy-tailed values,
-// outliers, one sign only, zeros, constants, tiny and huge values, ties.
+// sampleRows is how many rows make every kind of row meet every kind of
+// importance.
+const sampleRows = 16 * 4
+
+// sampleRow returns row i of the test data. Every value is made of exact
+// operations or one rounding, so that the rows are the same on every machine.
 func sampleRow(i int) []float32 {
 	rng := rand.New(rand.NewPCG(uint64(i), 7))
 	row := make([]float32, rowLen)
 	for c := range row {
-		v := rng.NormFloat64()
-		switch i % 10 {
-		case 1:
-			v = v * v * v
-		case 2:
-			if rng.IntN(64) == 0 {
-				v *= 50
-			}
-		case 3:
-			v = math.Abs(v)
-		case 4:
-			v = -math.Abs(v) - 1
-		case 5:
-			v = 0
-		case 6:
-			v = 0.25
-		case 7:
-			v *= 1e-6
-		case 8:
-			v *= 1e4
-		case 9:
-			v = math.Round(4*v) / 8
-		}
-		row[c] = float32(v)
+		bell := rng.Float64() + rng.Float64() + rng.Float64() + rng.Float64() - 2
+		row[c] = float32(sampleValue(i%16, bell, rng))
 	}
-	if i%20 >= 10 && i%10 < 4 { // a zero block inside
+	if i%16 == 15 {
 		clear(row[256:512])
 	}
 	return row
 }
 
-// sampleImportance returns weights for the columns of row i: nil for every
-// third row.
-func sampleImportance(i int) []float32 {
-	if i%3 == 0 {
-		return nil
+// sampleValue turns a value around zero into one of a kind of row.
+func sampleValue(kind int, v float64, rng *rand.Rand) float64 {
+	switch kind {
+	case 1: // heavy tails
+		return v * v * v * v * v
+	case 2: // outliers
+		if rng.IntN(64) == 0 {
+			return 50 * v
+		}
+	case 3: // one sign
+		return math.Abs(v)
+	case 4: // far from zero
+		return -math.Abs(v) - 1
+	case 5: // positive and zeros of both signs
+		return math.Max(v, math.Copysign(0, rng.Float64()-0.5))
+	case 6: // constant
+		return 0.25
+	case 7:
+		return 1e-6 * v
+	case 8:
+		return 1e4 * v
+	case 9: // ties
+		return math.Round(4*v) / 8
+	case 10: // ternary
+		return math.Round(v)
+	case 11: // scales without an inverse
+		return 1e-39 * v
+	case 12: // just beside powers of two
+		return math.Ldexp(float64(1<<24+rng.IntN(5)-2), rng.IntN(40)-60)
+	case 13:
+		return 2e4 * v
+	case 14:
+		return 0
 	}
+	return v
+}
+
+// sampleImportance returns weights for the columns of row i, or nil.
+func sampleImportance(i int) []float32 {
 	rng := rand.New(rand.NewPCG(uint64(i), 8))
 	w := make([]float32, rowLen)
 	for c := range w {
-		w[c] = float32(math.Exp(2 * rng.NormFloat64()))
+		u := rng.Float64()
+		switch i / 16 % 4 {
+		case 0:
+			return nil
+		case 1:
+			w[c] = float32(u * u * u * u)
+		case 2: // most columns without any
+			if c%16 == 0 {
+				w[c] = float32(u)
+			}
+		case 3:
+			w[c] = float32(math.Ldexp(u, rng.IntN(60)-30))
+		}
 	}
 	return w
 }
@@ -111,7 +138,7 @@ func TestDump(t *testing.T) {
 		if !CanQuantize(typ) {
 			continue
 		}
-		for i := range 120 {
+		for i := range 2 * sampleRows {
 			src, importance := sampleRow(i), sampleImportance(i)
 			record(t, w, "quantize", typ, quantized(t, typ, src, importance), importance, src)
 		}

@@ -56,3 +56,54 @@ func dequantizeNVFP4(dst []float32, src []byte) {
 		}
 	}
 }
+
+// quantizeMXFP4 rounds blocks of 32 values to 4-bit floats with a power of two
+// as the scale (OCP Microscaling Formats, version 1.0).
+func quantizeMXFP4(dst []byte, src, _ []float32) {
+	var codes [32]uint8
+	for ; len(src) > 0; src, dst = src[32:], dst[17:] {
+		_, magnitude := extreme(src[:32])
+		exponent := exponentFor(magnitude)
+		dst[0] = exponent
+		inverse := 1 / float64(halfPowerOfTwo(exponent))
+		for i, v := range src[:32] {
+			codes[i] = nearestFP4(float64(v) * inverse)
+		}
+		putNibbles(dst[1:], &codes)
+	}
+}
+
+// exponentFor returns the scale's exponent for values up to magnitude: two less
+// than the magnitude's, whose largest code is 6. The logarithm is rounded to
+// float32 as in ggml, so that values just below a power of two count as it. For
+// magnitudes below 2^-125 the exponent wraps around and all codes become zero.
+func exponentFor(magnitude float32) uint8 {
+	if magnitude == 0 {
+		return 0
+	}
+	log := float32(math.Log2(float64(magnitude)))
+	return uint8(int32(math.Floor(float64(log))) - 2 + 127)
+}
+
+// fp4Cells answers which code is closest to a magnitude, the smaller of two
+// equally close: every middle between values is a multiple of 1/2, so all
+// magnitudes in ((n-1)/2, n/2] have the same answer, at index n.
+var fp4Cells = func() (cells [32]uint8) {
+	var code uint8
+	for n := range cells {
+		if code < 7 && n > int(fp4Values[code]+fp4Values[code+1]) {
+			code++
+		}
+		cells[n] = code
+	}
+	return cells
+}()
+
+// nearestFP4 returns the code whose value is closest to v.
+func nearestFP4(v float64) uint8 {
+	code := fp4Cells[min(31, int(math.Ceil(2*math.Abs(v))))]
+	if v < 0 && code > 0 {
+		code |= 8
+	}
+	return code
+}

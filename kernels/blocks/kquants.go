@@ -15,7 +15,8 @@ func dequantizeQ2K(dst []float32, src []byte) {
 		scales, codes := src[:16], src[16:80]
 		d, dmin := half(src[80:]), half(src[82:])
 		for sub := range 16 {
-			scale, low := d*float32(scales[sub]&15), dmin*float32(scales[sub]>>4)
+			level, minLevel := scaleMinQ2K(sub, scales)
+			scale, low := d*float32(level), float32(dmin*float32(minLevel))
 			q := codes[sub/8*32+sub%2*16:][:16]
 			shift := sub / 2 % 4 * 2
 			y := dst[sub*16:][:16]
@@ -25,6 +26,9 @@ func dequantizeQ2K(dst []float32, src []byte) {
 		}
 	}
 }
+
+// scaleMinQ2K returns scale and minimum j of 16, packed as nibbles.
+func scaleMinQ2K(j int, packed []byte) (scale, low uint8) { return packed[j] & 15, packed[j] >> 4 }
 
 // Q3_K: 32 bytes of high bits, 64 bytes of low 2-bit codes, 16 scales of 6
 // bits, d. A high bit that is not set subtracts 4.
@@ -63,8 +67,8 @@ func dequantizeQ4K(dst []float32, src []byte) {
 		for pair := range 4 {
 			scale0, min0 := scaleMinK4(2*pair, src[4:16])
 			scale1, min1 := scaleMinK4(2*pair+1, src[4:16])
-			d0, m0 := d*float32(scale0), dmin*float32(min0)
-			d1, m1 := d*float32(scale1), dmin*float32(min1)
+			d0, m0 := d*float32(scale0), float32(dmin*float32(min0))
+			d1, m1 := d*float32(scale1), float32(dmin*float32(min1))
 			q, y := src[16+32*pair:][:32], dst[64*pair:][:64]
 			for i, b := range q {
 				y[i] = float32(d0*float32(b&15)) - m0
@@ -93,8 +97,8 @@ func dequantizeQ5K(dst []float32, src []byte) {
 		for pair := range 4 {
 			scale0, min0 := scaleMinK4(2*pair, src[4:16])
 			scale1, min1 := scaleMinK4(2*pair+1, src[4:16])
-			d0, m0 := d*float32(scale0), dmin*float32(min0)
-			d1, m1 := d*float32(scale1), dmin*float32(min1)
+			d0, m0 := d*float32(scale0), float32(dmin*float32(min0))
+			d1, m1 := d*float32(scale1), float32(dmin*float32(min1))
 			q, y := src[48+32*pair:][:32], dst[64*pair:][:64]
 			for i, b := range q {
 				h := high[i] >> (2 * pair)

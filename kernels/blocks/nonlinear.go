@@ -25,31 +25,41 @@ func dequantizeIQ4XS(dst []float32, src []byte) {
 	}
 }
 
-// nearestNonlinear returns the code whose level is closest to v, the upper of
-// two equally close.
-func nearestNonlinear(v float32) uint8 {
-	if v <= float32(nonlinear4[0]) {
-		return 0
+// nonlinearCells answers which level is closest, the upper of two equally
+// close: every middle between levels is a multiple of 1/2, so all values in
+// [n/2, (n+1)/2) have the same answer, at index n+512.
+var nonlinearCells = func() (cells [1024]struct {
+	level float32
+	code  uint8
+}) {
+	code := 0
+	for i := range cells {
+		v := float32(i-512) / 2
+		for code < 15 && v >= (float32(nonlinear4[code])+float32(nonlinear4[code+1]))/2 {
+			code++
+		}
+		cells[i].level, cells[i].code = float32(nonlinear4[code]), uint8(code)
 	}
-	if v >= float32(nonlinear4[15]) {
+	return cells
+}()
+
+// nonlinearCell returns the index of v in nonlinearCells, for v in [-256, 256).
+// The sum is exact near the middles, where it decides.
+func nonlinearCell(v float32) int { return int(float64(v)+float64(v)+512) & 1023 }
+
+// nearestNonlinear returns the code whose level is closest to any v.
+func nearestNonlinear(v float32) uint8 {
+	switch {
+	case v < -128:
+		return 0
+	case !(v < 128):
 		return 15
 	}
-	low, high := 0, 15
-	for high-low > 1 {
-		if middle := (low + high) / 2; v < float32(nonlinear4[middle]) {
-			high = middle
-		} else {
-			low = middle
-		}
-	}
-	if v-float32(nonlinear4[high-1]) < float32(nonlinear4[high])-v {
-		return uint8(high - 1)
-	}
-	return uint8(high)
+	return nonlinearCells[nonlinearCell(v)].code
 }
 
 // nonlinearScale finds the scale with which the codebook fits 32 values best:
-// 15 inverse scales around the one that maps the extreme value to a level.
+// 16 inverse scales around the one that maps the extreme value to a level.
 func nonlinearScale(x, w []float32) float32 {
 	const tries = 7
 	top, magnitude := extreme(x)
@@ -57,31 +67,36 @@ func nonlinearScale(x, w []float32) float32 {
 		return 0
 	}
 	lowest := float32(nonlinear4[0])
-	sumQX, sumQQ := fitNonlinear(x, w, 1/(-top/lowest))
-	var scale float32
-	if sumQQ > 0 {
-		scale = sumQX / sumQQ
+	inverses := [2 * (tries + 1)]float32{1 / (-top / lowest)}
+	for i := range inverses[1:] {
+		inverses[i+1] = (float32(i-tries) + lowest) / top
 	}
-	best := scale * sumQX
-	for try := -tries; try <= tries; try++ {
-		sumQX, sumQQ = fitNonlinear(x, w, (float32(try)+lowest)/top)
-		if sumQQ > 0 && float32(sumQX*sumQX) > float32(best*sumQQ) {
-			scale = sumQX / sumQQ
-			best = scale * sumQX
+	var scale, best float32
+	for i := 0; i < len(inverses); i += 2 {
+		f0, f1 := fitNonlinear((*[32]float32)(x), (*[32]float32)(w), inverses[i], inverses[i+1])
+		for j, f := range [2]fit{f0, f1} {
+			if i+j == 0 || f.beats(best) {
+				scale = f.scale()
+				best = scale * f.lx
+			}
 		}
 	}
 	return scale
 }
 
-// fitNonlinear returns the weighted sums of q*x and q*q for the levels q that
-// an inverse scale gives.
-func fitNonlinear(x, w []float32, inverse float32) (sumQX, sumQQ float32) {
+// fitNonlinear returns the fits for the levels that two inverse scales give.
+// They map no value outside [-135, 135].
+func fitNonlinear(x, w *[32]float32, inverse0, inverse1 float32) (a, b fit) {
 	for i, v := range x {
-		q := float32(nonlinear4[nearestNonlinear(inverse*v)])
-		sumQX += float32(float32(w[i]*q) * v)
-		sumQQ += float32(float32(w[i]*q) * q)
+		q0 := nonlinearCells[nonlinearCell(inverse0*v)].level
+		q1 := nonlinearCells[nonlinearCell(inverse1*v)].level
+		wq0, wq1 := w[i]*q0, w[i]*q1
+		a.lx += float32(float32(wq0) * v)
+		a.ll += float32(float32(wq0) * q0)
+		b.lx += float32(float32(wq1) * v)
+		b.ll += float32(float32(wq1) * q1)
 	}
-	return sumQX, sumQQ
+	return a, b
 }
 
 // nonlinearWeights are x², or by importance.

@@ -1,91 +1,76 @@
 package blocks
 
-import (
-	"encoding/binary"
-
-	"llmc/dtype"
-)
-
 // affineK is a K type whose sub-blocks have a scale and a minimum.
 type affineK struct {
 	sub       int // values in a sub-block
 	plain     affineSearch
 	weighted  affineSearch // with an importance matrix
-	topScale  int          // quantized scales and minima are in [0, topScale]
+	topScale  int32        // quantized scales and minima are in [0, topScale]
 	sigmaGain float32      // times the mean square gives the variance that weigh takes
 	rootMean  bool         // plain weights are |x| plus the sub-block's root mean square
+	pack      func(dst []byte, scales, mins *[16]uint8)
+	unpack    func(j int, packed []byte) (scale, low uint8)
 }
 
 var (
 	affineQ2K = affineK{
-		sub: 16, topScale: 15, sigmaGain: 1,
+		sub: 16, topScale: 15, sigmaGain: 1, pack: packScalesQ2K, unpack: scaleMinQ2K,
 		plain:    affineSearch{top: 3, first: -0.5, step: 0.1, steps: 15, absolute: true},
 		weighted: affineSearch{top: 3, first: -0.9, step: 0.05, steps: 36},
 	}
 	affineQ4K = affineK{
-		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true,
+		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
 		plain:    affineSearch{top: 15, first: -1, step: 0.1, steps: 20},
 		weighted: affineSearch{top: 15, first: -0.9, step: 0.05, steps: 36},
 	}
 	affineQ5K = affineK{
-		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true,
+		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
 		plain:    affineSearch{top: 31, first: -0.5, step: 0.1, steps: 15},
 		weighted: affineSearch{top: 31, first: -0.9, step: 0.05, steps: 36},
 	}
 )
 
-// affineBlock is one quantized super-block before packing.
+// affineBlock is one super-block on its way.
 type affineBlock struct {
-	codes         [superBlock]uint8
-	scales, mins  [16]uint8
-	d, dmin       uint16
-	scaleF, minsF [16]float32
-	w             [maxSubBlock]float32
-	sumW          [16]float32
+	codes        [superBlock]uint8
+	scales, mins [16]float32
+	sumW         [16]float32
 }
 
-// quantize rounds one super-block: scales and minima of the sub-blocks by
-// search, then those to topScale levels, then the values once more under the
-// scales as they are stored.
-func (k *affineK) quantize(b *affineBlock, x, importance []float32) {
+// quantize rounds one super-block to b.codes: scales and minima of the
+// sub-blocks by search, then those to topScale levels, then the values once
+// more under the scales as they are stored. factors takes the half-precision
+// factors of scales and minima, packed the levels.
+func (k *affineK) quantize(b *affineBlock, factors, packed []byte, x, importance []float32) {
 	n := superBlock / k.sub
+	scales, mins, sumW := b.scales[:n], b.mins[:n], b.sumW[:n]
 	var sigma2 float32
 	if importance != nil {
-		sigma2 = float32(k.sigmaGain*sumSquares(x)) / superBlock
+		sigma2 = float32(float32(k.sigmaGain*sumSquares(x)) / superBlock)
 	}
+	var weights [maxSubBlock]float32
+	w := weights[:k.sub]
 	for j := range n {
-		sub, w := x[j*k.sub:][:k.sub], b.w[:k.sub]
-		search := &k.plain
-		if importance != nil {
-			search = &k.weighted
-			weigh(w, sub, importance[j*k.sub:], sigma2)
-			b.sumW[j] = sum(w)
-		} else {
+		sub, codes := x[j*k.sub:][:k.sub], b.codes[j*k.sub:][:k.sub]
+		if importance == nil {
 			k.plainWeights(w, sub)
+			scales[j], mins[j] = k.plain.scaleAndMin(codes, sub, w)
+			continue
 		}
-		b.scaleF[j], b.minsF[j] = search.scaleAndMin(b.codes[j*k.sub:][:k.sub], sub, w)
+		weigh(w, sub, importance[j*k.sub:], sigma2)
+		sumW[j] = sum(w)
+		scales[j], mins[j] = k.weighted.scaleAndMin(codes, sub, w)
 	}
-	var d, dmin float32
-	if importance != nil {
-		d = positiveScale(b.scales[:n], b.scaleF[:n], b.sumW[:n], k.topScale)
-		dmin = positiveScale(b.mins[:n], b.minsF[:n], b.sumW[:n], k.topScale)
+	var scaleLevels, minLevels [16]uint8
+	if importance == nil {
+		putHalf(factors, k.plainScale(scaleLevels[:n], scales))
+		putHalf(factors[2:], k.plainScale(minLevels[:n], mins))
 	} else {
-		d = k.plainScale(b.scales[:n], b.scaleF[:n])
-		dmin = k.plainScale(b.mins[:n], b.minsF[:n])
+		putHalf(factors, positiveScale(scaleLevels[:n], scales, sumW, k.topScale))
+		putHalf(factors[2:], positiveScale(minLevels[:n], mins, sumW, k.topScale))
 	}
-	b.store(d, dmin)
-	k.requantize(b, x)
-}
-
-// store rounds the factors of scales and minima to half precision.
-func (b *affineBlock) store(d, dmin float32) {
-	b.d, b.dmin = dtype.F32ToF16(d), dtype.F32ToF16(dmin)
-}
-
-// putScales writes the factors of scales and minima.
-func (b *affineBlock) putScales(dst []byte) {
-	binary.LittleEndian.PutUint16(dst, b.d)
-	binary.LittleEndian.PutUint16(dst[2:], b.dmin)
+	k.pack(packed, &scaleLevels, &minLevels)
+	k.requantize(b, factors, packed, x)
 }
 
 // plainWeights are |x|, plus the root mean square for the types of 4 and 5
@@ -103,11 +88,8 @@ func (k *affineK) plainWeights(w, x []float32) {
 // plainScale rounds values that are not negative to [0, topScale] with the
 // largest at the top, and returns the scale.
 func (k *affineK) plainScale(codes []uint8, values []float32) float32 {
-	var highest, inverse float32
-	for _, v := range values {
-		highest = max(highest, v)
-	}
-	top := float32(k.topScale)
+	var inverse float32
+	highest, top := largest(values), float32(k.topScale)
 	if highest > 0 {
 		inverse = top / highest
 	}
@@ -119,16 +101,17 @@ func (k *affineK) plainScale(codes []uint8, values []float32) float32 {
 
 // requantize sets the codes anew under the stored scales and minima. A
 // sub-block whose scale is stored as zero keeps the codes of the search.
-func (k *affineK) requantize(b *affineBlock, x []float32) {
-	d, dmin := dtype.F16ToF32(b.d), dtype.F16ToF32(b.dmin)
+func (k *affineK) requantize(b *affineBlock, factors, packed []byte, x []float32) {
+	d, dmin := half(factors), half(factors[2:])
 	for j := range superBlock / k.sub {
-		scale, low := d*float32(b.scales[j]), dmin*float32(b.mins[j])
+		level, minLevel := k.unpack(j, packed)
+		scale, low := d*float32(level), float32(dmin*float32(minLevel))
 		if scale == 0 {
 			continue
 		}
-		codes := b.codes[j*k.sub:][:k.sub]
+		codes, top := b.codes[j*k.sub:][:k.sub], k.plain.top
 		for i, v := range x[j*k.sub:][:k.sub] {
-			codes[i] = uint8(clamp(nearest((v+low)/scale), 0, k.plain.top))
+			codes[i] = uint8(clamp(nearest((v+low)/scale), 0, top))
 		}
 	}
 }
@@ -136,12 +119,8 @@ func (k *affineK) requantize(b *affineBlock, x []float32) {
 func quantizeQ2K(dst []byte, src, importance []float32) {
 	var b affineBlock
 	for at := 0; at < len(src); at += superBlock {
-		affineQ2K.quantize(&b, src[at:][:superBlock], part(importance, at))
-		for j := range 16 {
-			dst[j] = b.scales[j] | b.mins[j]<<4
-		}
+		affineQ2K.quantize(&b, dst[80:84], dst[:16], src[at:][:superBlock], part(importance, at))
 		putCodes2(dst[16:80], b.codes[:])
-		b.putScales(dst[80:])
 		dst = dst[84:]
 	}
 }
@@ -149,9 +128,7 @@ func quantizeQ2K(dst []byte, src, importance []float32) {
 func quantizeQ4K(dst []byte, src, importance []float32) {
 	var b affineBlock
 	for at := 0; at < len(src); at += superBlock {
-		affineQ4K.quantize(&b, src[at:][:superBlock], part(importance, at))
-		b.putScales(dst)
-		b.packScalesK4(dst[4:16])
+		affineQ4K.quantize(&b, dst[:4], dst[4:16], src[at:][:superBlock], part(importance, at))
 		for pair := range 4 {
 			codes := b.codes[64*pair:][:64]
 			for i := range 32 {
@@ -165,9 +142,7 @@ func quantizeQ4K(dst []byte, src, importance []float32) {
 func quantizeQ5K(dst []byte, src, importance []float32) {
 	var b affineBlock
 	for at := 0; at < len(src); at += superBlock {
-		affineQ5K.quantize(&b, src[at:][:superBlock], part(importance, at))
-		b.putScales(dst)
-		b.packScalesK4(dst[4:16])
+		affineQ5K.quantize(&b, dst[:4], dst[4:16], src[at:][:superBlock], part(importance, at))
 		high := dst[16:48]
 		clear(high)
 		for pair := range 4 {
@@ -181,12 +156,19 @@ func quantizeQ5K(dst []byte, src, importance []float32) {
 	}
 }
 
+// packScalesQ2K is the inverse of scaleMinQ2K.
+func packScalesQ2K(dst []byte, scales, mins *[16]uint8) {
+	for j := range dst {
+		dst[j] = scales[j] | mins[j]<<4
+	}
+}
+
 // packScalesK4 packs 8 scales and 8 minima of 6 bits; see scaleMinK4.
-func (b *affineBlock) packScalesK4(dst []byte) {
+func packScalesK4(dst []byte, scales, mins *[16]uint8) {
 	for j := range 4 {
-		dst[j] = b.scales[j] | b.scales[j+4]>>4<<6
-		dst[j+4] = b.mins[j] | b.mins[j+4]>>4<<6
-		dst[j+8] = b.scales[j+4]&15 | b.mins[j+4]<<4
+		dst[j] = scales[j] | scales[j+4]>>4<<6
+		dst[j+4] = mins[j] | mins[j+4]>>4<<6
+		dst[j+8] = scales[j+4]&15 | mins[j+4]<<4
 	}
 }
 
@@ -224,7 +206,7 @@ func quantizeQ3K(dst []byte, src, importance []float32) {
 		var levels [16]uint8 // 6-bit scales, offset by 32
 		d := b.scalesQ3K(&levels, x, part(importance, at))
 		putHalf(dst[108:], d)
-		b.requantize(x, half(dst[108:]), 4, func(j int) int { return int(levels[j]) - 32 })
+		b.requantize(x, half(dst[108:]), 4, func(j int) int32 { return int32(levels[j]) - 32 })
 		packScalesQ3K(dst[96:108], &levels)
 		high := dst[:32]
 		clear(high)
@@ -242,7 +224,7 @@ func quantizeQ3K(dst []byte, src, importance []float32) {
 func (b *signedBlock) scalesQ3K(levels *[16]uint8, x, importance []float32) float32 {
 	const halfCodes, halfScales = 4, 32
 	if importance != nil {
-		sigma2 := float32(2*sumSquares(x)) / superBlock
+		sigma2 := float32(float32(2*sumSquares(x)) / superBlock)
 		for j := range 16 {
 			sub := x[16*j:][:16]
 			weigh(b.w[:], sub, importance[16*j:], sigma2)
@@ -261,7 +243,7 @@ func (b *signedBlock) scalesQ3K(levels *[16]uint8, x, importance []float32) floa
 	}
 	inverse := -halfScales / top
 	for j, s := range b.scales {
-		levels[j] = uint8(clamp(int(int8(nearest(inverse*s))), -halfScales, halfScales-1) + halfScales)
+		levels[j] = uint8(clamp(int32(int8(nearest(inverse*s))), -halfScales, halfScales-1) + halfScales)
 	}
 	return 1 / inverse
 }
@@ -277,7 +259,7 @@ func packScalesQ3K(dst []byte, levels *[16]uint8) {
 
 // requantize sets the codes anew under the scales as they are stored. A
 // sub-block whose scale is stored as zero keeps the codes of the search.
-func (b *signedBlock) requantize(x []float32, d float32, half int, level func(j int) int) {
+func (b *signedBlock) requantize(x []float32, d float32, half int32, level func(j int) int32) {
 	for j := range 16 {
 		scale := d * float32(level(j))
 		if scale == 0 {
@@ -322,7 +304,7 @@ func (b *signedBlock) quantizeQ6K(dst []byte, x, importance []float32) {
 	for j, s := range b.scales {
 		levels[j] = uint8(min(127, nearest(inverse*s)))
 	}
-	b.requantize(x, half(dst[208:]), halfCodes, func(j int) int { return int(int8(levels[j])) })
+	b.requantize(x, half(dst[208:]), halfCodes, func(j int) int32 { return int32(int8(levels[j])) })
 	for h := range 2 {
 		c, low, high := b.codes[128*h:][:128], dst[64*h:][:64], dst[128+32*h:][:32]
 		for i := range 32 {

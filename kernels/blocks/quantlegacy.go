@@ -9,14 +9,6 @@ import (
 
 func putHalf(dst []byte, v float32) { binary.LittleEndian.PutUint16(dst, dtype.F32ToF16(v)) }
 
-// inverseOf is 1/d, and 0 for 0.
-func inverseOf(d float32) float32 {
-	if d == 0 {
-		return 0
-	}
-	return 1 / d
-}
-
 // putNibbles packs 32 codes below 16 into 16 bytes, the first half in the low
 // nibbles.
 func putNibbles(dst []byte, codes *[32]uint8) {
@@ -49,10 +41,13 @@ func quantizeQ5_0(dst []byte, src, importance []float32) {
 
 // quantizeSymmetric rounds blocks of 32 values to codes in [0, 2*half): with
 // importance by search, without by mapping the extreme value to code 0.
-func quantizeSymmetric(dst []byte, src, importance []float32, half, size int, pack func([]byte, *[32]uint8)) {
+func quantizeSymmetric(dst []byte, src, importance []float32, half int32, size int, pack func([]byte, *[32]uint8)) {
 	var codes [32]uint8
 	var w [32]float32
-	sigma2 := sumSquares(src) / float32(len(src))
+	var sigma2 float32
+	if importance != nil {
+		sigma2 = float32(sumSquares(src) / float32(len(src)))
+	}
 	for b := 0; b*32 < len(src); b++ {
 		x, block := src[b*32:][:32], dst[b*size:][:size]
 		if importance != nil {
@@ -64,12 +59,22 @@ func quantizeSymmetric(dst []byte, src, importance []float32, half, size int, pa
 		top, _ := extreme(x)
 		d := top / float32(-half)
 		putHalf(block, d)
-		inverse := inverseOf(d)
+		inverse, middle := inverseOf(d), float32(half)+0.5
 		for i, v := range x {
-			codes[i] = uint8(min(2*half-1, int(int8(int32(float32(v*inverse)+float32(half)+0.5)))))
+			codes[i] = uint8(min(2*half-1, int32(truncate(float32(v*inverse)+middle))))
 		}
 		pack(block, &codes)
 	}
+}
+
+// truncate drops the fraction of a value that fits 8 bits. Others, which come
+// of values so small that their scale has no inverse, give 0: their scale is
+// stored as 0 as well.
+func truncate(v float32) int8 {
+	if !(abs32(v) < 128) {
+		return 0
+	}
+	return int8(v)
 }
 
 func quantizeQ4_1(dst []byte, src, importance []float32) {
@@ -88,11 +93,14 @@ func quantizeQ5_1(dst []byte, src, importance []float32) {
 // quantizeAffine rounds blocks of 32 values to codes in [0, top] above a
 // minimum: with importance by search, without by mapping the range of the
 // values.
-func quantizeAffine(dst []byte, src, importance []float32, top, size int, pack func([]byte, *[32]uint8)) {
+func quantizeAffine(dst []byte, src, importance []float32, top int32, size int, pack func([]byte, *[32]uint8)) {
 	var codes [32]uint8
 	var w [32]float32
 	search := affineSearch{top: top, first: -0.9, step: 0.05, steps: 36}
-	sigma2 := sumSquares(src) / float32(len(src))
+	var sigma2 float32
+	if importance != nil {
+		sigma2 = float32(sumSquares(src) / float32(len(src)))
+	}
 	for b := 0; b*32 < len(src); b++ {
 		x, block := src[b*32:][:32], dst[b*size:][:size]
 		if importance != nil {
@@ -103,16 +111,13 @@ func quantizeAffine(dst []byte, src, importance []float32, top, size int, pack f
 			pack(block, &codes)
 			continue
 		}
-		low, high := x[0], x[0]
-		for _, v := range x {
-			low, high = min(low, v), max(high, v)
-		}
+		low, high := limits(x)
 		d := (high - low) / float32(top)
 		putHalf(block, d)
 		putHalf(block[2:], low)
 		inverse := inverseOf(d)
 		for i, v := range x {
-			codes[i] = uint8(min(top, int(int8(int32(float32((v-low)*inverse)+0.5)))))
+			codes[i] = uint8(min(top, int32(truncate(float32((v-low)*inverse)+0.5))))
 		}
 		pack(block, &codes)
 	}
@@ -126,50 +131,14 @@ func quantizeQ8_0(dst []byte, src, _ []float32) {
 		putHalf(dst, d)
 		inverse := inverseOf(d)
 		for i, v := range x {
-			q[i] = uint8(int8(roundAway(v * inverse)))
+			q[i] = uint8(roundAway(v * inverse))
 		}
 	}
 }
 
-// roundAway rounds to an integer, ties away from zero.
-func roundAway(v float32) int32 {
-	whole := int32(v)
-	switch rest := v - float32(whole); {
-	case rest >= 0.5:
-		return whole + 1
-	case rest <= -0.5:
-		return whole - 1
-	}
-	return whole
-}
-
-// quantizeMXFP4 rounds blocks of 32 values to 4-bit floats (E2M1) with a power
-// of two as the scale (OCP Microscaling Formats, version 1.0).
-func quantizeMXFP4(dst []byte, src, _ []float32) {
-	var codes [32]uint8
-	for ; len(src) > 0; src, dst = src[32:], dst[17:] {
-		_, magnitude := extreme(src[:32])
-		var exponent uint8
-		if magnitude > 0 {
-			log := float32(math.Log2(float64(magnitude)))
-			exponent = uint8(int32(math.Floor(float64(log)) - 2 + 127))
-		}
-		dst[0] = exponent
-		scale := halfPowerOfTwo(exponent)
-		for i, v := range src[:32] {
-			codes[i] = nearestFP4(v, scale)
-		}
-		putNibbles(dst[1:], &codes)
-	}
-}
-
-// nearestFP4 returns the code whose value is closest to v, the first of equals.
-func nearestFP4(v, scale float32) uint8 {
-	best, code := abs32(float32(float32(fp4Values[0])*scale)-v), 0
-	for i := 1; i < 16; i++ {
-		if e := abs32(float32(float32(fp4Values[i])*scale) - v); e < best {
-			best, code = e, i
-		}
-	}
-	return uint8(code)
+// roundAway rounds a value that fits 8 bits to an integer, ties away from
+// zero; others give 0, as truncate.
+func roundAway(v float32) int8 {
+	const belowHalf = 0.5 - 0x1p-25 // so that the sum does not round up what is below a half
+	return truncate(float32(v) + math.Float32frombits(math.Float32bits(belowHalf)|math.Float32bits(v)&(1<<31)))
 }

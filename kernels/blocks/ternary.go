@@ -36,3 +36,47 @@ func dequantizeTQ2_0(dst []float32, src []byte) {
 		}
 	}
 }
+
+// ternaryLevels sets codes to 0, 1 or 2 for the values that are closest to -d,
+// 0 and d, where d, the largest magnitude, is returned.
+func ternaryLevels(codes *[superBlock]uint8, x []float32) (d float32) {
+	_, d = extreme(x)
+	inverse := inverseOf(d)
+	for i, v := range x {
+		codes[i] = uint8(roundAway(v*inverse) + 1)
+	}
+	return d
+}
+
+func quantizeTQ1_0(dst []byte, src, _ []float32) {
+	var codes [superBlock]uint8
+	for ; len(src) > 0; src, dst = src[superBlock:], dst[54:] {
+		putHalf(dst[52:], ternaryLevels(&codes, src[:superBlock]))
+		putTernaryDigits(dst[:32], codes[:160])
+		putTernaryDigits(dst[32:48], codes[160:240])
+		putTernaryDigits(dst[48:52], codes[240:])
+	}
+}
+
+// putTernaryDigits is the inverse of ternaryDigits: five digits of base 3, of
+// which the last may be missing, as a fraction of 256 rounded up.
+func putTernaryDigits(packed []byte, codes []uint8) {
+	for i := range packed {
+		var value int
+		for digit := range 5 {
+			value *= 3
+			if at := i + digit*len(packed); at < len(codes) {
+				value += int(codes[at])
+			}
+		}
+		packed[i] = uint8((value*256 + 242) / 243)
+	}
+}
+
+func quantizeTQ2_0(dst []byte, src, _ []float32) {
+	var codes [superBlock]uint8
+	for ; len(src) > 0; src, dst = src[superBlock:], dst[66:] {
+		putHalf(dst[64:], ternaryLevels(&codes, src[:superBlock]))
+		putCodes2(dst[:64], codes[:])
+	}
+}
