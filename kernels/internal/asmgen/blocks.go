@@ -159,6 +159,19 @@ func (g *gen) half16(m operand.Mem) reg.VecVirtual {
 	return v
 }
 
+// halfFloat converts a half float and returns where the number is: in all
+// lanes of a vector, or in memory where it can be broadcast on the way.
+func (g *gen) halfFloat(m operand.Mem, local operand.Mem) operand.Op {
+	if !g.wide() {
+		return g.half16(m)
+	}
+	x := g.XMM()
+	g.VPBROADCASTW(m, x)
+	g.VCVTPH2PS(x, x)
+	g.VMOVSS(x, local)
+	return local
+}
+
 func prepareQ8_0(g *gen) unpacker {
 	return func(src reg.GPVirtual, disp int, use func(int, reg.VecVirtual)) {
 		d := g.half16(mem(src, disp))

@@ -35,7 +35,7 @@ func (g *gen) align(v reg.VecVirtual, from, to int) reg.VecVirtual {
 
 // widened makes numbers code*scale + offset of 32 signed bytes; scale and
 // offset are given for the first and the last 16, offset nil means none.
-func (g *gen) widened(codes reg.VecVirtual, scale, offset func(half int) reg.VecVirtual, use func(i int, v reg.VecVirtual)) {
+func (g *gen) widened(codes reg.VecVirtual, scale, offset func(half int) operand.Op, use func(i int, v reg.VecVirtual)) {
 	for i := range 32 / g.lanes {
 		part := codes.AsX()
 		if at := i * g.lanes; at > 0 {
@@ -53,17 +53,17 @@ func (g *gen) widened(codes reg.VecVirtual, scale, offset func(half int) reg.Vec
 		v, half := g.vec(), i*g.lanes/16
 		g.VPMOVSXBD(part, v)
 		g.VCVTDQ2PS(v, v)
-		g.VMULPS(scale(half), v, v)
+		g.multiply(scale(half), v, v)
 		if offset != nil {
-			g.VADDPS(offset(half), v, v)
+			g.plus(offset(half), v, v)
 		}
 		use(i, v)
 	}
 }
 
 // same is a scale or offset that all numbers share.
-func same(v reg.VecVirtual) func(int) reg.VecVirtual {
-	return func(int) reg.VecVirtual { return v }
+func same(v operand.Op) func(int) operand.Op {
+	return func(int) operand.Op { return v }
 }
 
 // nibbles32 loads 16 bytes and puts their lower codes into the first 16 bytes
@@ -141,8 +141,9 @@ func prepareIQ4_NL(g *gen) unpacker {
 			words[i] = math.Float32bits(float32(v))
 		}
 		g.VMOVUPS(g.table("iq4NLNumbers", words[:]...), n.codes)
+		local := g.AllocLocal(8)
 		return func(src reg.GPVirtual, disp int, use func(int, reg.VecVirtual)) {
-			number := n.numbers(g.half16(mem(src, disp)), nil)
+			number := n.numbers(g.halfFloat(mem(src, disp), local), nil)
 			n.halves(src, disp+2, 16, number, number, use)
 		}
 	}
@@ -225,8 +226,8 @@ func (g *gen) factors16(bytes, d reg.VecVirtual, to operand.Mem) {
 }
 
 // pair returns the two factors of 32 numbers, from the 16 at offset from on.
-func (g *gen) pair(factors operand.Mem, from, group int) func(half int) reg.VecVirtual {
-	return func(half int) reg.VecVirtual { return g.broadcast(factors.Offset(from + 8*group + 4*half)) }
+func (g *gen) pair(factors operand.Mem, from, group int) func(half int) operand.Op {
+	return func(half int) operand.Op { return factors.Offset(from + 8*group + 4*half) }
 }
 
 // prepareQ2_K: 16 bytes with a scale in the lower and a minimum in the upper

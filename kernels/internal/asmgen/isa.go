@@ -73,6 +73,34 @@ func (g *gen) broadcast(m operand.Mem) reg.VecVirtual {
 	return v
 }
 
+// inRegister returns a number in memory as a vector of it, and all else as it
+// is.
+func (g *gen) inRegister(op operand.Op) operand.Op {
+	if m, ok := op.(operand.Mem); ok {
+		return g.broadcast(m)
+	}
+	return op
+}
+
+// multiply sets dst to x*v; x is a vector or a number in memory, which AVX-512
+// broadcasts on the way.
+func (g *gen) multiply(x operand.Op, v, dst reg.VecVirtual) {
+	if m, ok := x.(operand.Mem); ok && g.wide() {
+		g.VMULPS_BCST(m, v, dst)
+		return
+	}
+	g.VMULPS(g.inRegister(x), v, dst)
+}
+
+// plus sets dst to x+v, as multiply does.
+func (g *gen) plus(x operand.Op, v, dst reg.VecVirtual) {
+	if m, ok := x.(operand.Mem); ok && g.wide() {
+		g.VADDPS_BCST(m, v, dst)
+		return
+	}
+	g.VADDPS(g.inRegister(x), v, dst)
+}
+
 func (g *gen) vec() reg.VecVirtual {
 	if g.wide() {
 		return g.ZMM()

@@ -39,14 +39,19 @@ func (g *gen) nibbles(bias int) *nibbles {
 	return n
 }
 
-// numbers returns what turns codes, one a lane, into numbers; offset may be
-// nil. Product and sum are rounded one after the other, as the reference does.
-func (n *nibbles) numbers(scale, offset reg.VecVirtual) func(v reg.VecVirtual) {
+// numbers returns what turns codes, one a lane, into numbers; scale and offset
+// are vectors or numbers in memory, offset may be nil. Product and sum are
+// rounded one after the other, as the reference does.
+func (n *nibbles) numbers(scale, offset operand.Op) func(v reg.VecVirtual) {
 	g := n.g
+	if !g.wide() {
+		// Loaded once for all vectors.
+		scale, offset = g.inRegister(scale), g.inRegister(offset)
+	}
 	apply := func(from, to reg.VecVirtual) {
-		g.VMULPS(scale, from, to)
+		g.multiply(scale, from, to)
 		if offset != nil {
-			g.VADDPS(offset, to, to)
+			g.plus(offset, to, to)
 		}
 	}
 	if g.wide() {
@@ -78,18 +83,18 @@ func (n *nibbles) split(at operand.Mem) (lower, upper reg.VecVirtual) {
 // prepareQ4_0: a half float d and 16 bytes; byte j holds the codes of numbers
 // j and j+16, which are (code-8)*d.
 func prepareQ4_0(g *gen) unpacker {
-	n := g.nibbles(8)
+	n, local := g.nibbles(8), g.AllocLocal(8)
 	return func(src reg.GPVirtual, disp int, use func(int, reg.VecVirtual)) {
-		number := n.numbers(g.half16(mem(src, disp)), nil)
+		number := n.numbers(g.halfFloat(mem(src, disp), local), nil)
 		n.halves(src, disp+2, 16, number, number, use)
 	}
 }
 
 // prepareQ4_1: half floats d and m and 16 bytes; numbers are code*d + m.
 func prepareQ4_1(g *gen) unpacker {
-	n := g.nibbles(0)
+	n, local := g.nibbles(0), g.AllocLocal(8)
 	return func(src reg.GPVirtual, disp int, use func(int, reg.VecVirtual)) {
-		number := n.numbers(g.half16(mem(src, disp)), g.half16(mem(src, disp+2)))
+		number := n.numbers(g.halfFloat(mem(src, disp), local), g.halfFloat(mem(src, disp+2), local.Offset(4)))
 		n.halves(src, disp+4, 16, number, number, use)
 	}
 }
@@ -160,11 +165,11 @@ func (f *subBlocks) load(src reg.GPVirtual, disp int) {
 	}
 }
 
-// scale returns d*scale of a sub-block in all lanes.
-func (f *subBlocks) scale(i int) reg.VecVirtual { return f.g.broadcast(f.local.Offset(4 * i)) }
+// scale is d*scale of a sub-block.
+func (f *subBlocks) scale(i int) operand.Op { return f.local.Offset(4 * i) }
 
-// offset returns -dmin*minimum of a sub-block in all lanes.
-func (f *subBlocks) offset(i int) reg.VecVirtual { return f.g.broadcast(f.local.Offset(32 + 4*i)) }
+// offset is -dmin*minimum of a sub-block.
+func (f *subBlocks) offset(i int) operand.Op { return f.local.Offset(32 + 4*i) }
 
 // sixBits unpacks the 8 scales and 8 minima of a Q4_K block into the bytes of
 // two registers. The first four of each are the lower 6 bits of bytes 0 to 3
