@@ -45,7 +45,7 @@ type bpe struct {
 	// is put out for each symbol from len(tokens) on.
 	spell     [][]int32
 	numTokens int32
-	// lateBytes: unknown characters become byte tokens after all merges are done.
+	// lateBytes: what is no token becomes byte tokens after all merges are done.
 	lateBytes bool
 }
 
@@ -151,7 +151,7 @@ func (m *bpe) emit(word string, sym *symbol, out []int32) []int32 {
 	switch {
 	case sym.id >= 0 && sym.id < m.numTokens:
 		return append(out, sym.id)
-	case sym.id >= 0:
+	case sym.id >= 0 && !m.lateBytes:
 		return append(out, m.spell[sym.id-m.numTokens]...)
 	}
 	for i := sym.start; i < sym.end; i++ {

@@ -29,6 +29,10 @@ type Vocab struct {
 	PrecompiledCharsmap []byte // SentencePiece's normalization, for t5
 	ChatTemplate        string // tokenizer.chat_template
 	Name                string // general.name: in Phi-3's vocabularies special tokens take the white space after them
+
+	// Notes say, a sentence each without a full stop, what llama.cpp will do
+	// differently from the tokenizer that [Tokenizer.Vocab] was called on.
+	Notes []string
 }
 
 // NewVocab returns a Vocab without anything.
