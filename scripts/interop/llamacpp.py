@@ -115,8 +115,13 @@ class Library:
             function.restype, function.argtypes = result, arguments
 
     def model(self, path, context=512, threads=None, vocab_only=False):
-        """Opens a GGUF file. With vocab_only it only tokenizes."""
-        return Model(self, path, context, threads or os.cpu_count(), vocab_only)
+        """Opens a GGUF file. With vocab_only it only tokenizes.
+
+        One thread by default (INTEROP_THREADS): on a busy machine several
+        wait for each other most of the time.
+        """
+        threads = threads or int(os.environ.get("INTEROP_THREADS", "1"))
+        return Model(self, path, context, threads, vocab_only)
 
     def quantize(self, source, target, mix, threads=None):
         """Writes a GGUF file with llama.cpp's own quantizer; mix is as in FTYPES."""
@@ -232,6 +237,10 @@ class Model:
         rows = self.lib.llama_get_logits(self.state)
         return np.ctypeslib.as_array(rows, shape=(n - first, self.size)).copy()
 
+    def ends(self, token):
+        """Whether a token ends a text."""
+        return self.lib.llama_vocab_is_eog(self.vocab, token)
+
     def greedy(self, ids, count):
         """The likeliest continuation, and how far each token's logit was ahead."""
         out, margins = [], []
@@ -239,7 +248,7 @@ class Model:
         while True:
             best = int(row.argmax())
             second = np.partition(row, -2)[-2]
-            if self.lib.llama_vocab_is_eog(self.vocab, best):
+            if self.ends(best):
                 return out, margins
             out.append(best)
             margins.append(float(row[best] - second))
