@@ -3,6 +3,7 @@ package model
 import (
 	"math"
 	"slices"
+	"strconv"
 
 	"llmc/formats"
 	"llmc/formats/gguf"
@@ -99,6 +100,15 @@ func (r *ggufReader) number(hf string, otherwise ...float64) float64 {
 			return 0
 		}
 		return otherwise[0]
+	}
+	return shortest(v)
+}
+
+// shortest is the decimal number that people wrote before it was stored as a
+// float32: 1e-05 where the file holds 0.000009999999747378752.
+func shortest(v float64) float64 {
+	if f, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', -1, 32), 64); err == nil {
+		return f
 	}
 	return v
 }

@@ -31,7 +31,7 @@ it, or a .gguf file. Without one, commands work on a small built-in demo model.`
   llmc inspect model/
   llmc quantize model/ --type Q4_K_M -o model-q4.gguf --text test.txt
   llmc eval model/ model-q4.gguf --text test.txt --max-perplexity-increase 2%`,
-		Args:          cobra.NoArgs,
+		Args:          usageArgs(cobra.NoArgs),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
