@@ -162,6 +162,23 @@ func (m *bpe) emit(word string, sym *symbol, out []int32) []int32 {
 	return out
 }
 
+// mergesBytes reports whether byte tokens can be merged.
+func (m *bpe) mergesBytes() bool {
+	var isByte map[int32]bool
+	if m.byteFallback {
+		isByte = make(map[int32]bool, len(m.bytes))
+		for _, id := range m.bytes {
+			isByte[id] = true
+		}
+	}
+	for _, s := range m.merges.slots {
+		if s.key != 0 && (isByte[int32((s.key-1)>>32)] || isByte[int32(s.key-1)]) {
+			return true
+		}
+	}
+	return false
+}
+
 // unitLength is the number of bytes of the first character of s by its first
 // byte alone, as SentencePiece counts.
 func unitLength(s string) int {

@@ -153,7 +153,7 @@ func (t *Tokenizer) loadSPM(v *Vocab, d *ggufDefaults) error {
 		t.pieces.leadingSpace = true
 	}
 	t.normalizers = append(t.normalizers, replaceString(" ", spaceMark))
-	t.pre = []preTokenizer{newMarkSplit(slices.Values(t.tokens))}
+	t.pre = []preTokenizer{newPairSplit(slices.Values(t.tokens))}
 	return nil
 }
 
@@ -190,7 +190,7 @@ func (t *Tokenizer) loadMerges(v *Vocab, d *ggufDefaults) error {
 	}
 	t.pre = slices.Clone(p.split())
 	if p.raw {
-		t.pre = append(t.pre, newMarkSplit(maps.Keys(b.ids)))
+		t.pre = append(t.pre, newPairSplit(maps.Keys(b.ids)))
 	}
 	t.model = b
 	return nil
@@ -291,7 +291,7 @@ func (t *Tokenizer) loadT5(v *Vocab, d *ggufDefaults) error {
 		}
 	}
 	t.model = u
-	t.normalizers = []normalizer{n.normalize}
+	t.normalizers = []normalizer{{apply: n.normalize}}
 	t.pieces = pieceStyle{byteTokens: true, space: spaceMark, rawBytes: true, leadingSpace: n.prefix || n.mergeSpaces}
 	return nil
 }

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 
 	"llmc/internal/fault"
 )
@@ -224,7 +225,7 @@ func (t *Tokenizer) loadAddedTokens(src *jsonSource) error {
 		tok := addedToken{id: id, special: a.Special, normalized: a.Normalized,
 			singleWord: a.SingleWord, lstrip: a.LStrip, rstrip: a.RStrip}
 		if a.Normalized {
-			t.normalizedAdded.add(tok, normalizeAll(t.normalizers, a.Content))
+			t.normalizedAdded.add(tok, normalizeAll(t.normalizers, a.Content, false))
 		} else {
 			t.rawAdded.add(tok, a.Content)
 		}
@@ -276,7 +277,20 @@ func (t *Tokenizer) loadPreTokenizer(src *jsonSource) error {
 		return err
 	}
 	t.letModelMapBytes()
+	t.cutWhole()
 	return nil
+}
+
+// cutWhole cuts text that byte pair encoding would see whole, or nearly so,
+// where that makes no difference.
+func (t *Tokenizer) cutWhole() {
+	m, ok := t.model.(*bpe)
+	if !ok || len(t.pre) > 0 || m.wholeWords || m.prefix != "" || m.suffix != "" || m.mergesBytes() {
+		return
+	}
+	p := newPairSplit(maps.Keys(m.ids))
+	p.onlyKnown(m.ids)
+	t.pre = []preTokenizer{p}
 }
 
 // letModelMapBytes saves writing each byte as a character where the model

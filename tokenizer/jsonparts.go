@@ -21,35 +21,35 @@ func (c *component) normalizer() (normalizer, error) {
 	case "NFKD":
 		return unicodeForm(norm.NFKD), nil
 	case "Lowercase":
-		return lowercase, nil
+		return local(lowercase), nil
 	case "StripAccents":
-		return stripAccents, nil
+		return local(stripAccents), nil
 	case "Prepend":
 		return prepend(c.Prepend), nil
 	case "Strip":
 		return stripSpace(isTrue(c.StripLeft, false), isTrue(c.StripRight, false)), nil
 	case "ByteLevel":
-		return byteEncode, nil
+		return normalizer{apply: byteEncode}, nil
 	case "BertNormalizer":
 		lower := isTrue(c.Lowercase, true)
 		return bertNormalizer(isTrue(c.CleanText, true), isTrue(c.ChineseChars, true), isTrue(c.StripAccents, lower), lower), nil
 	case "Precompiled":
 		m, err := parseCharsmap(c.Charsmap)
 		if err != nil {
-			return nil, fault.Invalid("tokenizer.json: normalizer Precompiled: %w", err)
+			return normalizer{}, fault.Invalid("tokenizer.json: normalizer Precompiled: %w", err)
 		}
-		return m.normalize, nil
+		return local(m.normalize), nil
 	case "Replace":
 		m, err := c.matcher("normalizer")
 		if err != nil {
-			return nil, err
+			return normalizer{}, err
 		}
 		if s, ok := m.(literal); ok && s != "" {
 			return replaceString(string(s), c.Content), nil
 		}
-		return replaceMatches(m, c.Content), nil
+		return normalizer{apply: replaceMatches(m, c.Content)}, nil
 	}
-	return nil, unsupported("normalizer", c.Type, supportedNormalizers)
+	return normalizer{}, unsupported("normalizer", c.Type, supportedNormalizers)
 }
 
 // gpt2Words is the expression that the ByteLevel pre-tokenizer cuts by.

@@ -9,22 +9,32 @@ import (
 )
 
 // normalizer rewrites a fragment of text before it is cut into words.
-type normalizer func(string) string
+type normalizer struct {
+	apply func(string) string
+	first bool // concerns the beginning of a fragment only
+	local bool // works alike on the parts of a text that is cut between words
+}
 
-func normalizeAll(ns []normalizer, text string) string {
+// normalizeAll applies normalizers; continued is whether the text goes on with
+// a fragment whose beginning has been normalized before.
+func normalizeAll(ns []normalizer, text string, continued bool) string {
 	for _, n := range ns {
-		text = n(text)
+		if !n.first || !continued {
+			text = n.apply(text)
+		}
 	}
 	return text
 }
 
+func local(apply func(string) string) normalizer { return normalizer{apply: apply, local: true} }
+
 func unicodeForm(f norm.Form) normalizer {
-	return func(s string) string {
+	return local(func(s string) string {
 		if isASCII(s) {
 			return s
 		}
 		return f.String(s)
-	}
+	})
 }
 
 func isASCII(s string) bool {
@@ -46,12 +56,12 @@ func lowercase(s string) string {
 }
 
 func prepend(prefix string) normalizer {
-	return func(s string) string {
+	return normalizer{first: true, local: true, apply: func(s string) string {
 		if s == "" {
 			return s
 		}
 		return prefix + s
-	}
+	}}
 }
 
 func stripAccents(s string) string { return dropRunes(s, maskM) }
@@ -66,7 +76,7 @@ func dropRunes(s string, m catMask) string {
 }
 
 func stripSpace(left, right bool) normalizer {
-	return func(s string) string {
+	return normalizer{apply: func(s string) string {
 		if left {
 			s = strings.TrimLeftFunc(s, isSpace)
 		}
@@ -74,11 +84,11 @@ func stripSpace(left, right bool) normalizer {
 			s = strings.TrimRightFunc(s, isSpace)
 		}
 		return s
-	}
+	}}
 }
 
 // replaceMatches replaces what m finds by content.
-func replaceMatches(m matcher, content string) normalizer {
+func replaceMatches(m matcher, content string) func(string) string {
 	return func(s string) string {
 		found := m.matches(s, nil)
 		if len(found) == 0 {
@@ -96,13 +106,17 @@ func replaceMatches(m matcher, content string) normalizer {
 	}
 }
 
+// replaceString replaces a string; it is local if that is one character.
 func replaceString(old, content string) normalizer {
-	return func(s string) string { return strings.ReplaceAll(s, old, content) }
+	return normalizer{
+		apply: func(s string) string { return strings.ReplaceAll(s, old, content) },
+		local: utf8.RuneCountInString(old) == 1,
+	}
 }
 
 // bertNormalizer cleans text as BERT's tokenizer does.
 func bertNormalizer(clean, chinese, accents, lower bool) normalizer {
-	return func(s string) string {
+	return local(func(s string) string {
 		if clean {
 			s = cleanText(s)
 		}
@@ -116,7 +130,7 @@ func bertNormalizer(clean, chinese, accents, lower bool) normalizer {
 			s = lowercase(s)
 		}
 		return s
-	}
+	})
 }
 
 func cleanText(s string) string {

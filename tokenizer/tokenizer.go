@@ -18,7 +18,6 @@
 package tokenizer
 
 import (
-	"io"
 	"strings"
 	"sync"
 )
@@ -44,6 +43,9 @@ type Tokenizer struct {
 
 	source any // what the tokenizer was made from: *jsonSource or *Vocab
 	pool   sync.Pool
+
+	cutOnce sync.Once
+	cut     cutter // where EncodeReader may cut text, nil for nowhere
 }
 
 // tokenKind says what a token is for. The values are GGUF's token types.
@@ -70,7 +72,7 @@ func (t *Tokenizer) Encode(text string, addSpecial, parseSpecial bool) []int32 {
 	if addSpecial {
 		out = append(out, t.before...)
 	}
-	out = t.encodeText(text, parseSpecial, s, out)
+	out = t.encodeText(text, parseSpecial, false, s, out)
 	if addSpecial {
 		out = append(out, t.after...)
 	}
@@ -84,7 +86,9 @@ func (t *Tokenizer) scratch() *scratch {
 	return &scratch{cache: make(map[string][]int32)}
 }
 
-func (t *Tokenizer) encodeText(text string, parseSpecial bool, s *scratch, out []int32) []int32 {
+// encodeText appends the ids of text, which continues one that has been cut
+// where it may be, or begins one.
+func (t *Tokenizer) encodeText(text string, parseSpecial, continued bool, s *scratch, out []int32) []int32 {
 	if !t.pieces.rawBytes {
 		text = validText(text)
 	}
@@ -94,13 +98,13 @@ func (t *Tokenizer) encodeText(text string, parseSpecial bool, s *scratch, out [
 			out = append(out, f.id)
 			continue
 		}
-		f.text = normalizeAll(t.normalizers, f.text)
+		f.text = normalizeAll(t.normalizers, f.text, continued && i == 0)
 		s.inner = t.normalizedAdded.split(f.text, parseSpecial, s.inner[:0])
 		for j, g := range s.inner {
 			if g.id >= 0 {
 				out = append(out, g.id)
 			} else {
-				out = t.encodeFragment(g.text, i == 0 && j == 0, s, out)
+				out = t.encodeFragment(g.text, i == 0 && j == 0 && !continued, s, out)
 			}
 		}
 	}
@@ -148,17 +152,6 @@ func (t *Tokenizer) encodeWord(word string, s *scratch, out []int32) []int32 {
 	}
 	s.cache[strings.Clone(word)] = append([]int32(nil), out[from:]...)
 	return out
-}
-
-// EncodeReader encodes the text that r yields, with the ids that
-// Encode(text, addSpecial, false) gives for the whole, and hands them to emit
-// in order, in portions. It ends with the first error of r or emit.
-func (t *Tokenizer) EncodeReader(r io.Reader, addSpecial bool, emit func([]int32) error) error {
-	text, err := io.ReadAll(r)
-	if err != nil {
-		return err
-	}
-	return emit(t.Encode(string(text), addSpecial, false))
 }
 
 // Size returns the number of ids: one more than the highest.
