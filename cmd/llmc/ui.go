@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/olekukonko/tablewriter"
@@ -79,7 +80,8 @@ func (u *ui) table(header []string, rows [][]string, left ...int) error {
 		aligns[i] = tw.AlignLeft
 	}
 	alignment := tw.CellAlignment{Global: tw.AlignRight, PerColumn: aligns}
-	t := tablewriter.NewTable(u.out,
+	var text strings.Builder
+	t := tablewriter.NewTable(&text,
 		tablewriter.WithRenderer(renderer.NewBlueprint(tw.Rendition{
 			Borders: tw.BorderNone,
 			Symbols: tw.NewSymbols(tw.StyleLight),
@@ -105,7 +107,15 @@ func (u *ui) table(header []string, rows [][]string, left ...int) error {
 	if err := t.Bulk(rows); err != nil {
 		return fmt.Errorf("cannot lay out the table: %w", err)
 	}
-	return t.Render()
+	if err := t.Render(); err != nil {
+		return fmt.Errorf("cannot lay out the table: %w", err)
+	}
+	for line := range strings.Lines(text.String()) {
+		if _, err := fmt.Fprintln(u.out, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // plainInterval is how often progress is a line when stderr is no terminal.
