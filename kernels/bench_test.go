@@ -221,3 +221,51 @@ func BenchmarkDots(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAttention runs a batch of queries over a long cache, and one query.
+func BenchmarkAttention(b *testing.B) {
+	for _, n := range []int{1, 512} {
+		b.Run(fmt.Sprintf("rows=%d", n), func(b *testing.B) {
+			benchLevels(b, func(b *testing.B, o *ops) {
+				const heads, kvHeads, dim, start = 9, 3, 64, 2048
+				c := newCPU(1, o)
+				defer c.Close()
+				r := rand.New(rand.NewPCG(1, 2))
+				cache := c.NewCache(kvHeads, dim)
+				spec := AttentionSpec{Heads: heads, KVHeads: kvHeads, HeadDim: dim, Scale: 0.125}
+				run := func(n int) {
+					q, dst := randomTensor(c, r, n, heads*dim), c.NewTensor(n, heads*dim)
+					k, v := randomTensor(c, r, n, kvHeads*dim), randomTensor(c, r, n, kvHeads*dim)
+					c.Attention(dst, q, k, v, cache, spec)
+				}
+				run(start)
+				q, dst := randomTensor(c, r, n, heads*dim), c.NewTensor(n, heads*dim)
+				k, v := randomTensor(c, r, n, kvHeads*dim), randomTensor(c, r, n, kvHeads*dim)
+				best(b, 1, "GFLOP/s", func() float64 {
+					cache.Truncate(start)
+					c.Attention(dst, q, k, v, cache, spec)
+					return 4 * float64(n) * heads * dim * (start + float64(n+1)/2)
+				}, func() float64 { return multiplyAdd(o) })
+			})
+		})
+	}
+}
+
+// BenchmarkPool is what it costs to hand out a task and wait for it.
+func BenchmarkPool(b *testing.B) {
+	p := newPool(2)
+	defer p.close()
+	task := &countTask{runs: make([]int, 2)}
+	for _, pause := range []time.Duration{0, time.Millisecond} {
+		b.Run(fmt.Sprintf("pause=%v", pause), func(b *testing.B) {
+			var busy time.Duration
+			for b.Loop() {
+				time.Sleep(pause)
+				start := time.Now()
+				p.run(2, task)
+				busy += time.Since(start)
+			}
+			b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N), "ns/run")
+		})
+	}
+}

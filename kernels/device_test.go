@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"testing"
+	"time"
 
 	"llmc/dtype"
 )
@@ -343,6 +345,19 @@ func TestPool(t *testing.T) {
 			}
 		}
 		p.close()
+	}
+}
+
+// TestPoolCloses waits for the workers of a closed pool to end.
+func TestPoolCloses(t *testing.T) {
+	before := runtime.NumGoroutine()
+	p := newPool(6)
+	p.run(30, &countTask{runs: make([]int, 30)})
+	p.close()
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+		}
 	}
 }
 

@@ -36,6 +36,14 @@ type worker struct {
 	wake   chan struct{}
 }
 
+// rouse wakes the worker, or makes it not fall asleep the next time.
+func (w *worker) rouse() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
 const (
 	partBits  = 32
 	partMask  = 1<<partBits - 1
@@ -56,13 +64,13 @@ func newPool(threads int) *pool {
 	return p
 }
 
-// close ends the workers. The pool must be idle and must not be used again.
+// close ends the workers once they are idle. The pool must not be used again.
 func (p *pool) close() {
 	if p.closed.Swap(true) {
 		return
 	}
 	for _, w := range p.workers {
-		close(w.wake)
+		w.rouse()
 	}
 }
 
@@ -84,10 +92,7 @@ func (p *pool) run(parts int, t task) {
 	p.state.Store(serial<<partBits | uint64(parts))
 	for _, w := range p.workers[:min(len(p.workers), parts-1)] {
 		if w.asleep.Load() {
-			select {
-			case w.wake <- struct{}{}:
-			default:
-			}
+			w.rouse()
 		}
 	}
 	if !p.take(0) {
@@ -132,11 +137,12 @@ func (p *pool) work(w *worker, id int) {
 		w.asleep.Store(true)
 		// A task that began before asleep was set did not wake this worker.
 		if p.state.Load()&partMask == 0 {
-			if _, open := <-w.wake; !open {
-				return
-			}
+			<-w.wake
 		}
 		w.asleep.Store(false)
+		if p.closed.Load() {
+			return
+		}
 	}
 }
 

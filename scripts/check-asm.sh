@@ -5,18 +5,14 @@ cd "$(dirname "$0")/.."
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-(cd kernels/internal/asmgen && go run . -out "$out")
+(cd kernels/internal/asmgen && go vet . && go run . -out "$out")
+
 status=0
-for file in "$out"/*; do
-	if ! cmp "$file" "kernels/$(basename "$file")"; then
+for f in "$out"/* kernels/asm_*; do
+	name=$(basename "$f")
+	if ! cmp -s "$out/$name" "kernels/$name"; then
+		echo "kernels/$name is not what the generator writes: run make asm and commit it" >&2
 		status=1
 	fi
 done
-for file in kernels/asm_*_amd64.*; do
-	if ! [ -e "$out/$(basename "$file")" ]; then
-		echo "$file: its generator no longer writes it"
-		status=1
-	fi
-done
-[ $status = 0 ] || echo "run make asm and commit what it writes"
 exit $status
