@@ -29,12 +29,7 @@ func (e *Export) metadata() (*gguf.Metadata, error) {
 	if !e.keepsTypes() {
 		meta.set("general.file_type", e.spec.FileType)
 	}
-	for _, it := range e.spec.Items {
-		if it.Type.IsBlock() {
-			meta.set("general.quantization_version", uint32(quantizationVersion))
-			break
-		}
-	}
+	meta.set("general.quantization_version", uint32(quantizationVersion))
 	return meta.Metadata, meta.err
 }
 

@@ -1,0 +1,489 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"llmc/demo"
+	"llmc/dtype"
+	"llmc/eval"
+	"llmc/formats"
+	"llmc/internal/fault"
+	"llmc/model"
+	"llmc/model/export"
+	"llmc/quantize"
+)
+
+// quantizeOptions are the flags of "llmc quantize".
+type quantizeOptions struct {
+	out        string
+	bits       int
+	typeName   string
+	method     string
+	groupSize  string
+	symmetric  bool
+	asymmetric bool
+	clip       string
+	to         string
+	ignore     []string
+	bitsFor    []string
+	embeddings bool
+	head       bool
+	text       string
+	context    int
+	maxShard   string
+	force      bool
+	dryRun     bool
+
+	given func(flag string) bool // whether a flag was on the command line
+}
+
+func newQuantizeCommand(global *globalOptions) *cobra.Command {
+	o := &quantizeOptions{}
+	cmd := &cobra.Command{
+		Use:   "quantize [MODEL]",
+		Short: "Store a model in fewer bits, for llama.cpp, transformers or vLLM",
+		Long: `Rounds the weights of a model to fewer bits and writes it in the format that
+an engine loads:
+  --to compressed-tensors  a folder for vLLM and transformers, 2 to 8 bits
+  --to gptq                a folder for vLLM, transformers, GPTQModel: 2, 3, 4, 8 bits
+  --to awq                 a folder for vLLM and transformers: 4 bits, asymmetric
+  --to gguf                a file for llama.cpp; --type names the mix of types
+
+Types of --type: ` + strings.Join(quantize.MixNames(), " ") + `.
+They give every tensor what llama.cpp's own quantizer gives it.
+
+Without --to, --type and the name of OUT decide, then the kind of MODEL. Without
+MODEL the built-in demo model is quantized, measured, and written only with -o.
+With --text FILE the model is measured before and after.`,
+		Example: `  llmc quantize --bits 4
+  llmc quantize model/ --type Q4_K_M -o model-q4.gguf --text test.txt
+  llmc quantize model/ --bits 4 --group-size 32 --clip mse --to gptq -o out/
+  llmc quantize model/ --bits 4 --bits-for down=8 --ignore 'model.layers.0.*' --dry-run`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.given = cmd.Flags().Changed
+			return runQuantize(cmd.Context(), global, o, args)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.out, "output", "o", "", "file or folder to write (default: a name made of MODEL and type, here)")
+	flags.IntVar(&o.bits, "bits", 0, "bits of a weight, 2 to 8")
+	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_K_M (instead of --bits)")
+	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest)")
+	flags.StringVar(&o.groupSize, "group-size", "128", "columns that share a scale, or channel, or tensor")
+	flags.BoolVar(&o.symmetric, "symmetric", false, "codes are centred on zero (default but for awq)")
+	flags.BoolVar(&o.asymmetric, "asymmetric", false, "every group has a zero point of its own")
+	flags.StringVar(&o.clip, "clip", "none", "how the range of a group is chosen: none, or mse for least squared error")
+	flags.StringVar(&o.to, "to", "", "gptq, awq, compressed-tensors or gguf")
+	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave tensors alone: roles (down, head) or globs on names; repeatable")
+	flags.StringSliceVar(&o.bitsFor, "bits-for", nil, "other bits for a role: down=6, or a GGUF type: embed=Q8_0; repeatable")
+	flags.BoolVar(&o.embeddings, "embeddings", false, "quantize the embeddings like the rest")
+	flags.BoolVar(&o.head, "head", false, "quantize the output projection like the rest")
+	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
+	flags.IntVar(&o.context, "context", 0, "tokens of a window when measuring (default as in eval)")
+	flags.StringVar(&o.maxShard, "max-shard-size", "5GB", "size at which the weights of a folder are split into files")
+	flags.BoolVar(&o.force, "force", false, "replace an existing output")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")
+	return cmd
+}
+
+// quantizeJob is what the flags mean.
+type quantizeJob struct {
+	path     string // "demo" for the built-in model
+	out      string // "" writes nothing
+	target   quantize.Target
+	policy   quantize.Policy
+	method   quantize.Method
+	clip     quantize.Clip
+	maxShard int64
+}
+
+// settle turns flags into a job, and refuses those that do not go together.
+// No file is opened.
+func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantizeJob, error) {
+	job := &quantizeJob{path: demo.Name, out: o.out}
+	if len(args) > 0 {
+		job.path = args[0]
+	}
+	var err error
+	if job.target, err = o.target(job.path); err != nil {
+		return nil, err
+	}
+	if job.maxShard, err = shardSize(o.maxShard); err != nil {
+		return nil, err
+	}
+	clip, ok := quantize.ParseClip(o.clip)
+	if !ok {
+		return nil, fault.Usage("--clip is %q, allowed are none and mse", o.clip)
+	}
+	job.clip = clip
+	if job.method, err = quantize.NewMethod(o.method, quantize.Options{Clip: clip, Threads: global.threads}); err != nil {
+		return nil, err
+	}
+	if job.policy, err = o.policy(job.target); err != nil {
+		return nil, err
+	}
+	if err := job.target.Check(&job.policy); err != nil {
+		return nil, err
+	}
+	if o.context < 0 {
+		return nil, fault.Usage("--context is %d, allowed is 1 and more", o.context)
+	}
+	if job.out == "" && !isDemo(job.path) {
+		job.out = job.defaultOut()
+	}
+	return job, o.checkOut(job)
+}
+
+// target settles what is written: what was asked for, what the other flags
+// imply, or what the model is.
+func (o *quantizeOptions) target(path string) (quantize.Target, error) {
+	if o.to != "" {
+		target := quantize.Target(o.to)
+		if !slices.Contains(quantize.Targets, target) {
+			return "", fault.Usage("--to is %q, allowed are %v", o.to, quantize.Targets)
+		}
+		return target, nil
+	}
+	switch {
+	case o.typeName != "" || isGGUFName(o.out):
+		return quantize.GGUF, nil
+	case slices.ContainsFunc(groupFlags, o.given):
+		return quantize.CompressedTensors, nil
+	case isGGUFName(path):
+		return quantize.GGUF, nil
+	}
+	return quantize.CompressedTensors, nil
+}
+
+func isGGUFName(path string) bool { return strings.EqualFold(filepath.Ext(path), ".gguf") }
+
+// groupFlags belong to integer codes in groups, which GGUF does not have.
+var groupFlags = []string{"group-size", "symmetric", "asymmetric", "clip", "embeddings", "head"}
+
+// policy turns flags into what happens to which tensor.
+func (o *quantizeOptions) policy(target quantize.Target) (quantize.Policy, error) {
+	p := quantize.Policy{Ignore: o.ignore, Embeddings: o.embeddings, Head: o.head}
+	var err error
+	switch {
+	case o.typeName != "" && o.bits != 0:
+		return p, fault.Usage("--bits %d and --type %s both say how small", o.bits, o.typeName)
+	case o.typeName == "" && !o.given("bits"):
+		return p, fault.Hint(fault.Usage("neither --bits nor --type says how small"), "llmc quantize MODEL --bits 4, or --type Q4_K_M")
+	case o.typeName == "" && (o.bits < quantize.MinBits || o.bits > quantize.MaxBits):
+		return p, fault.Usage("--bits is %d, allowed are %d to %d", o.bits, quantize.MinBits, quantize.MaxBits)
+	case target == quantize.GGUF:
+		p.Mix, err = o.mix()
+	case o.typeName != "":
+		err = fault.Usage("--type %s is for GGUF, and --to is %s", o.typeName, target)
+	default:
+		p.UniformGroups = target == quantize.GPTQ || target == quantize.AWQ
+		p.Scheme, err = o.scheme(target)
+	}
+	if err != nil {
+		return p, err
+	}
+	p.Roles, err = o.roles(target, p.Scheme)
+	return p, err
+}
+
+// mix settles the GGUF types.
+func (o *quantizeOptions) mix() (quantize.Mix, error) {
+	for _, flag := range groupFlags {
+		if o.given(flag) {
+			return quantize.Mix{}, fault.Hint(fault.Usage("--%s does not go with GGUF, whose types fix it", flag),
+				"leave it out, or use --to compressed-tensors")
+		}
+	}
+	if o.typeName != "" {
+		mix, ok := quantize.ParseMix(o.typeName)
+		if !ok {
+			return mix, fault.Usage("--type is %q, allowed are %s", o.typeName, strings.Join(quantize.MixNames(), ", "))
+		}
+		return mix, nil
+	}
+	mix, ok := quantize.MixOfBits(o.bits)
+	if !ok {
+		return mix, fault.Hint(fault.Usage("GGUF has no type of %d bits", o.bits), "use --bits 6 or 8, or --to compressed-tensors")
+	}
+	return mix, nil
+}
+
+// scheme settles the integer codes. The type of the scales depends on the
+// model and is filled in later.
+func (o *quantizeOptions) scheme(target quantize.Target) (quantize.Scheme, error) {
+	s := quantize.Scheme{Bits: o.bits, Symmetric: !o.asymmetric && target != quantize.AWQ, ScaleType: dtype.F16}
+	if o.symmetric {
+		s.Symmetric = true
+	}
+	if o.symmetric && o.asymmetric {
+		return s, fault.Usage("--symmetric and --asymmetric exclude each other")
+	}
+	switch o.groupSize {
+	case "channel", "-1": // -1 is how GPTQ's configurations write it
+		s.GroupSize = quantize.PerChannel
+	case "tensor":
+		s.GroupSize = quantize.PerTensor
+	default:
+		n, err := strconv.Atoi(o.groupSize)
+		if err != nil || n < 1 || n > 1<<20 {
+			return s, fault.Usage("--group-size is %q, allowed are a number of columns, channel and tensor", o.groupSize)
+		}
+		s.GroupSize = n
+	}
+	return s, s.Check()
+}
+
+// roles settles --bits-for.
+func (o *quantizeOptions) roles(target quantize.Target, base quantize.Scheme) (map[model.Role]quantize.Scheme, error) {
+	roles := map[model.Role]quantize.Scheme{}
+	for _, text := range o.bitsFor {
+		name, value, found := strings.Cut(text, "=")
+		role, ok := model.ParseRole(name)
+		if !found || !ok || !role.IsMatrix() {
+			return nil, fault.Usage("--bits-for is %q, allowed is ROLE=BITS with a role of q, k, v, o, gate, up, down, embed, head", text)
+		}
+		s, err := roleScheme(target, base, value)
+		if err != nil {
+			return nil, fault.Usage("--bits-for %s: %w", text, err)
+		}
+		roles[role] = s
+	}
+	return roles, nil
+}
+
+// roleScheme is the scheme of one role: a number of bits, or in GGUF a type.
+func roleScheme(target quantize.Target, base quantize.Scheme, value string) (quantize.Scheme, error) {
+	bits, err := strconv.Atoi(value)
+	if err == nil && target != quantize.GGUF {
+		base.Bits = bits
+		return base, base.Check()
+	}
+	if err == nil {
+		t, ok := quantize.TypeOfBits(bits)
+		if !ok {
+			return base, fmt.Errorf("GGUF has no type of %d bits, allowed are 2, 3, 4, 5, 6, 8, 16", bits)
+		}
+		return quantize.TypeScheme(t), nil
+	}
+	mix, ok := quantize.ParseMix(value)
+	if !ok || mix.Default.String() != mix.Name {
+		return base, fmt.Errorf("%q is neither a number of bits nor a type such as Q6_K", value)
+	}
+	return quantize.TypeScheme(mix.Default), nil
+}
+
+// checkOut refuses names that contradict what is written.
+func (o *quantizeOptions) checkOut(job *quantizeJob) error {
+	switch {
+	case job.target == quantize.GGUF || !isGGUFName(job.out):
+		return nil
+	case o.out != "":
+		return fault.Hint(fault.Usage("the output %s is called like a GGUF file, and %s is written as a folder", job.out, job.target), "use --to gguf, or another name")
+	}
+	return nil
+}
+
+// defaultOut names the output after the model and what becomes of it, in the
+// current folder.
+func (j *quantizeJob) defaultOut() string {
+	base := modelBase(j.path)
+	if j.target == quantize.GGUF {
+		return base + "-" + j.policy.Mix.Name + ".gguf"
+	}
+	s := j.policy.Scheme
+	group := "g" + strconv.Itoa(s.GroupSize)
+	switch s.GroupSize {
+	case quantize.PerChannel:
+		group = "channel"
+	case quantize.PerTensor:
+		group = "tensor"
+	}
+	return fmt.Sprintf("%s-%s-int%d-%s", base, j.target, s.Bits, group)
+}
+
+// modelBase is the name of a model without folder, extension, and the type
+// that names of GGUF files end in.
+func modelBase(path string) string {
+	base := filepath.Base(filepath.Clean(path))
+	if base == "." || base == ".." || base == string(filepath.Separator) {
+		return "model"
+	}
+	for _, ext := range []string{".gguf", ".safetensors"} {
+		base = strings.TrimSuffix(base, ext)
+	}
+	if i := strings.LastIndexAny(base, ".-"); i > 0 {
+		if _, ok := quantize.ParseMix(base[i+1:]); ok {
+			base = base[:i]
+		}
+	}
+	return base
+}
+
+// shardSize parses --max-shard-size.
+func shardSize(text string) (int64, error) {
+	n, err := eval.ParseSize(text)
+	if err != nil {
+		return 0, fault.Usage("--max-shard-size: %w", err)
+	}
+	if n < 1<<10 {
+		return 0, fault.Usage("--max-shard-size is %d bytes, allowed is 1024 and more", n)
+	}
+	return n, nil
+}
+
+func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions, args []string) error {
+	job, err := o.settle(global, args)
+	if err != nil {
+		return err
+	}
+	ui := global.ui
+	var text *eval.Text
+	if o.text != "" || isDemo(job.path) {
+		t, err := evalText(o.text, job.path)
+		if err != nil {
+			return err
+		}
+		text = &t
+	}
+	if !o.dryRun && !o.force {
+		if err := checkFree(job.out); err != nil {
+			return err
+		}
+	}
+	if isDemo(job.path) {
+		ui.note("no model given: quantizing the built-in demo model")
+	}
+	c, err := openModel(job.path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	w, err := model.Open(c)
+	if err != nil {
+		return fmt.Errorf("%s: %w", job.path, err)
+	}
+	q, err := newQuantization(c, w, job, global.threads)
+	if err != nil {
+		return fmt.Errorf("%s: %w", job.path, err)
+	}
+	for _, note := range q.report.Notes {
+		ui.warn("%s", note)
+	}
+	if o.dryRun {
+		return q.printPlan(ui)
+	}
+	if err := q.carryOut(ctx, global, o.force); err != nil {
+		return err
+	}
+	if text != nil {
+		if err := q.measure(ctx, global, *text, o.context); err != nil {
+			return err
+		}
+	}
+	return q.print(ui)
+}
+
+// checkFree refuses an output that exists, before any work is done.
+func checkFree(path string) error {
+	if _, err := os.Lstat(path); path == "" || err != nil {
+		return nil // what else may be wrong is found when it is created
+	}
+	return fault.Hint(fault.Usage("%s exists already", path), "pass --force to replace it")
+}
+
+// quantization is one run of the command.
+type quantization struct {
+	job     *quantizeJob
+	from    *formats.Checkpoint
+	weights *model.Weights
+	plan    *quantize.Plan
+	run     *quantize.Run
+	out     *export.Export // nil when nothing is written
+	report  quantizeReport
+}
+
+// newQuantization plans everything that can be planned without reading weights.
+func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, threads int) (*quantization, error) {
+	p := &job.policy
+	if p.Scheme.IsInteger() {
+		p.Scheme.ScaleType = job.target.ScaleType(w)
+	}
+	for role, s := range p.Roles {
+		if s.IsInteger() {
+			s.ScaleType = p.Scheme.ScaleType
+			p.Roles[role] = s
+		}
+	}
+	if job.target == quantize.GGUF && w.Kind == formats.HuggingFace {
+		p.Vectors = dtype.F32
+	}
+	plan, err := quantize.NewPlan(&w.Config, quantize.Describe(w), *p)
+	if err != nil {
+		return nil, err
+	}
+	q := &quantization{job: job, from: c, weights: w, plan: plan, run: quantize.NewRun(w, plan, job.method, threads)}
+	notes := plan.Notes
+	if job.out != "" {
+		spec, err := plan.Spec(w, job.target, p.Mix)
+		if err != nil {
+			return nil, err
+		}
+		spec.MaxShard, spec.Threads = job.maxShard, threads
+		if q.out, err = export.New(c, w, spec); err != nil {
+			return nil, err
+		}
+		notes = append(notes, q.out.Notes...)
+	}
+	q.report = q.newReport(notes)
+	return q, nil
+}
+
+// carryOut rounds the weights, into the output or in memory.
+func (q *quantization) carryOut(ctx context.Context, global *globalOptions, force bool) error {
+	progress := func(done, total int64) { global.ui.progress("quantize", done, total) }
+	if q.out == nil {
+		return q.run.Replace(ctx, progress)
+	}
+	err := q.out.Write(ctx, q.job.out, force, q.run.Matrix, progress)
+	global.ui.closeProgress()
+	if err != nil {
+		return err
+	}
+	return q.finishReport()
+}
+
+// measure evaluates the model before and after: what was written, or what is
+// in memory.
+func (q *quantization) measure(ctx context.Context, global *globalOptions, text eval.Text, window int) error {
+	paths := []string{q.job.path}
+	if q.out != nil {
+		paths = append(paths, q.job.out)
+	}
+	subjects, closeAll, err := loadSubjects(global, paths)
+	defer closeAll()
+	if err != nil {
+		return err
+	}
+	if q.out == nil {
+		s, err := eval.LoadWeights(global.newDevice(), q.from, q.weights, "quantized")
+		if err != nil {
+			return err
+		}
+		_, after := q.plan.Bytes()
+		s.SizeBytes, s.WeightBytes, s.Scheme = after, after, q.report.Scheme
+		subjects = append(subjects, s)
+	}
+	opts := eval.Options{Context: window, Threads: global.threads, Progress: global.ui.progress}
+	q.report.Eval, err = eval.Run(ctx, subjects, text, opts)
+	global.ui.closeProgress()
+	return err
+}

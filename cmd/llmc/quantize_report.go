@@ -1,0 +1,204 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"llmc/eval"
+	"llmc/formats"
+	"llmc/quantize"
+)
+
+// quantizeReport is the document of "llmc quantize --json".
+type quantizeReport struct {
+	Model  string `json:"model"`
+	Output string `json:"output,omitempty"` // absent when nothing is written
+	DryRun bool   `json:"dry_run,omitempty"`
+
+	Format string `json:"format"`
+	Scheme string `json:"scheme"` // the mix, or bits, group and symmetry of most linears
+	Method string `json:"method"`
+	Clip   string `json:"clip"`
+
+	Parameters    int64   `json:"parameters"`
+	BytesBefore   int64   `json:"bytes_before"` // of all tensors
+	BytesAfter    int64   `json:"bytes_after"`
+	BitsPerWeight float64 `json:"bits_per_weight"`
+	FileBytes     int64   `json:"file_bytes,omitempty"` // of the output's weight files
+
+	Notes   []string         `json:"notes,omitempty"`
+	Counts  []quantize.Count `json:"counts"`
+	Tensors []tensorReport   `json:"tensors"`
+	Eval    *eval.Report     `json:"eval,omitempty"`
+}
+
+// tensorReport is one tensor of the plan, and what rounding did to it.
+type tensorReport struct {
+	Name     string `json:"name"`
+	Role     string `json:"role"`
+	Block    int    `json:"block"` // -1 outside the blocks
+	Shape    []int  `json:"shape"`
+	From     string `json:"from"`
+	To       string `json:"to"` // the same as From when it is kept
+	Before   int64  `json:"bytes_before"`
+	After    int64  `json:"bytes_after"`
+	Reason   string `json:"reason"`
+	Fallback bool   `json:"fallback,omitempty"`
+
+	*quantize.Stats
+}
+
+// newReport fills in what the plan knows.
+func (q *quantization) newReport(notes []string) quantizeReport {
+	r := quantizeReport{
+		Model: q.job.path, Output: q.job.out,
+		Format: string(q.job.target), Scheme: q.job.policy.Mix.Name,
+		Method: q.job.method.Name(), Clip: q.job.clip.String(),
+		Parameters: q.plan.Elements(), BitsPerWeight: q.plan.BitsPerWeight(),
+		Notes: notes, Counts: q.plan.Counts(),
+	}
+	if r.Scheme == "" {
+		r.Scheme = q.job.policy.Scheme.String()
+	}
+	r.BytesBefore, r.BytesAfter = q.plan.Bytes()
+	if q.out != nil {
+		r.BytesAfter = q.out.Bytes()
+		r.BitsPerWeight = 8 * float64(r.BytesAfter) / float64(max(r.Parameters, 1))
+	}
+	for i := range q.plan.Entries {
+		e := &q.plan.Entries[i]
+		r.Tensors = append(r.Tensors, tensorReport{
+			Name: e.Name, Role: e.ID.Role.String(), Block: e.ID.Block, Shape: e.Shape,
+			From: e.From, To: storedName(e), Before: e.Bytes, After: e.OutBytes,
+			Reason: e.Reason, Fallback: e.Fallback,
+		})
+	}
+	return r
+}
+
+// storedName is how a tensor is stored after the plan.
+func storedName(e *quantize.Entry) string {
+	if e.Kept() {
+		return e.From
+	}
+	return e.To.String()
+}
+
+// finishReport adds what only a written output knows.
+func (q *quantization) finishReport() error {
+	c, err := formats.Open(q.job.out)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	q.report.FileBytes = c.Size()
+	return nil
+}
+
+// addStats adds what rounding did to each tensor.
+func (q *quantization) addStats() {
+	stats := map[string]quantize.Stats{}
+	for _, result := range q.run.Results() {
+		stats[result.Entry.Name] = result.Stats
+	}
+	for i := range q.report.Tensors {
+		if s, ok := stats[q.report.Tensors[i].Name]; ok {
+			q.report.Tensors[i].Stats = &s
+		}
+	}
+}
+
+// printPlan prints what would be done.
+func (q *quantization) printPlan(ui *ui) error {
+	r := &q.report
+	r.DryRun = true
+	if err := ui.document(r); err != nil {
+		return err
+	}
+	rows := make([][]string, len(r.Tensors))
+	for i, t := range r.Tensors {
+		rows[i] = []string{t.Name, fmt.Sprint(t.Shape), t.From, t.To, bytesString(t.After), t.Reason}
+	}
+	if err := ui.table([]string{"tensor", "shape", "from", "to", "size", "why"}, rows, 0, 1, 2, 3, 5); err != nil {
+		return err
+	}
+	ui.print("")
+	return q.printSummary(ui, "would be written to")
+}
+
+// print prints what was done.
+func (q *quantization) print(ui *ui) error {
+	q.addStats()
+	if err := ui.document(&q.report); err != nil {
+		return err
+	}
+	if err := q.printSummary(ui, "written to"); err != nil {
+		return err
+	}
+	if q.report.Eval == nil {
+		return nil
+	}
+	ui.print("")
+	return printReport(ui, q.report.Eval)
+}
+
+// printSummary prints the plan by role, sizes, and the worst layers.
+func (q *quantization) printSummary(ui *ui, written string) error {
+	r := &q.report
+	header := []string{"role", "stored as", "tensors", "before", "after"}
+	measured := slices.ContainsFunc(r.Tensors, func(t tensorReport) bool { return t.Stats != nil })
+	if measured {
+		header = append(header, "error", "worst", "in block")
+	}
+	var rows [][]string
+	for _, c := range r.Counts {
+		row := []string{c.Role, c.Stored, fmt.Sprint(c.Tensors), bytesString(c.Before), bytesString(c.After)}
+		if measured {
+			row = append(row, r.errorsOf(c)...)
+		}
+		rows = append(rows, row)
+	}
+	if err := ui.table(header, rows, 0, 1); err != nil {
+		return err
+	}
+	if measured {
+		ui.print("\nerror: of the weights, relative to their size (Frobenius norms), by %s with clip %s", r.Method, r.Clip)
+	}
+	ui.print("\n%s weights, %s before, %s after: %.2f bits per weight",
+		countString(r.Parameters), bytesString(r.BytesBefore), bytesString(r.BytesAfter), r.BitsPerWeight)
+	if r.Output == "" {
+		ui.print("nothing is written without -o")
+		return nil
+	}
+	size := ""
+	if r.FileBytes > 0 {
+		size = fmt.Sprintf(", %s, read back and compared", bytesString(r.FileBytes))
+	}
+	ui.print("%s %s as %s%s", written, r.Output, r.Format, size)
+	return nil
+}
+
+// errorsOf returns the mean and the largest relative error of the tensors of
+// a line of the summary, and the block that has it.
+func (r *quantizeReport) errorsOf(c quantize.Count) []string {
+	var matching []tensorReport
+	sum := 0.0
+	for _, t := range r.Tensors {
+		if t.Role == c.Role && t.To == c.Stored && t.Stats != nil {
+			matching = append(matching, t)
+			sum += t.RelativeError
+		}
+	}
+	if len(matching) == 0 {
+		return []string{"", "", ""}
+	}
+	worst := slices.MaxFunc(matching, func(a, b tensorReport) int { return cmp.Compare(a.RelativeError, b.RelativeError) })
+	block := ""
+	if worst.Block >= 0 {
+		block = fmt.Sprint(worst.Block)
+	}
+	return []string{percentString(sum / float64(len(matching))), percentString(worst.RelativeError), block}
+}
+
+func percentString(v float64) string { return fmt.Sprintf("%.2f%%", 100*v) }
