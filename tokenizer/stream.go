@@ -26,55 +26,58 @@ func (t *Tokenizer) EncodeReader(r io.Reader, addSpecial bool, emit func([]int32
 func (t *Tokenizer) encodeReader(r io.Reader, readSize int, addSpecial bool, emit func([]int32) error) error {
 	s := t.scratch()
 	defer t.pool.Put(s)
-	var text []byte
+	var held strings.Builder // text without a place to cut, but at its end
 	var out []int32
 	if addSpecial {
 		out = append(out, t.before...)
 	}
-	t.cutOnce.Do(func() { t.cut = t.findCut() })
+	buffer := make([]byte, readSize)
 	continued := false
 	for {
-		n := len(text)
-		text = slices.Grow(text, readSize)
-		m, err := io.ReadFull(r, text[n:n+readSize])
-		text = text[:n+m]
-		if end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); end || err != nil {
-			if !end {
+		n, err := io.ReadFull(r, buffer)
+		held.Write(buffer[:n])
+		ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !ended {
+			return err
+		}
+		text := held.String()
+		at := len(text)
+		if !ended {
+			if at = t.cutBefore(text, max(0, len(text)-n-1)); at == 0 {
+				continue
+			}
+		}
+		out = t.encodeText(text[:at], false, continued, s, out)
+		if ended && addSpecial {
+			out = append(out, t.after...)
+		}
+		if len(out) > 0 {
+			if err := emit(out); err != nil {
 				return err
 			}
-			out = t.encodeText(string(text), false, continued, s, out)
-			if addSpecial {
-				out = append(out, t.after...)
-			}
-			if len(out) == 0 {
-				return nil
-			}
-			return emit(out)
 		}
-		at := t.cutBefore(text)
-		if at == 0 {
-			continue
-		}
-		out = t.encodeText(string(text[:at]), false, continued, s, out)
-		if err := emit(out); err != nil {
-			return err
+		if ended {
+			return nil
 		}
 		continued = true
 		out = out[:0]
-		text = append(text[:0], text[at:]...)
+		held.Reset()
+		held.WriteString(text[at:])
 	}
 }
 
 // cutter tells whether text may be cut before text[i], where 0 < i and
 // i < len(text)-1.
-type cutter func(text []byte, i int) bool
+type cutter func(text string, i int) bool
 
-// cutBefore returns the last place where text may be cut, 0 if there is none.
-func (t *Tokenizer) cutBefore(text []byte) int {
+// cutBefore returns the last place after low where text may be cut, 0 if there
+// is none.
+func (t *Tokenizer) cutBefore(text string, low int) int {
+	t.cutOnce.Do(func() { t.cut = t.findCut() })
 	if t.cut == nil {
 		return 0
 	}
-	for i := len(text) - 2; i > 0; i-- {
+	for i := len(text) - 2; i > low; i-- {
 		if t.cut(text, i) {
 			return i
 		}
@@ -116,7 +119,7 @@ func (t *Tokenizer) findCut() cutter {
 }
 
 // betweenWords allows cuts before a single space between ASCII letters.
-func betweenWords(text []byte, i int) bool {
+func betweenWords(text string, i int) bool {
 	return text[i] == ' ' && isLetter(text[i-1]) && isLetter(text[i+1])
 }
 
@@ -146,7 +149,7 @@ func (t *Tokenizer) cutAtPairs(p *pairSplit) cutter {
 		}
 		return rune(b)
 	}
-	return func(text []byte, i int) bool {
+	return func(text string, i int) bool {
 		a, b := text[i-1], text[i]
 		return a < utf8.RuneSelf && b < utf8.RuneSelf && !added.joined[a][b] && p.cuts(mark(a), mark(b))
 	}
