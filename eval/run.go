@@ -240,7 +240,7 @@ func (r *run) progress() {
 }
 
 // logitsBudget bounds the bytes of logits held at once, over all models.
-const logitsBudget = 256 << 20
+const logitsBudget = 128 << 20
 
 // score runs every model over a window and adds to the tallies.
 func (r *run) score(ctx context.Context, w window) error {

@@ -57,8 +57,9 @@ type modelRunner struct {
 	weights *model.Weights
 	model   *model.Model
 	state   *model.State
-	hidden  []float32 // [tokens of the last forward, width]
-	out     []float32 // the logits last handed out
+	hidden  []float32       // [tokens of the last forward, width]
+	out     *kernels.Tensor // the logits last handed out
+	host    []float32       // their copy, for devices whose memory is elsewhere
 }
 
 func (m *modelRunner) reset()     { m.state.Truncate(0) }
@@ -77,14 +78,19 @@ func (m *modelRunner) forward(ctx context.Context, ids []int32) error {
 
 func (m *modelRunner) logits(first, n int) []float32 {
 	dev, width := m.model.Device(), m.model.Config().Hidden
+	if m.out != nil {
+		dev.Free(m.out)
+	}
 	hidden := dev.NewTensor(n, width)
 	dev.Write(hidden, m.hidden[first*width:(first+n)*width])
-	logits := m.model.Logits(hidden)
+	m.out = m.model.Logits(hidden)
 	dev.Free(hidden)
-	m.out = resize(m.out, n*m.vocab())
-	dev.Read(m.out, logits)
-	dev.Free(logits)
-	return m.out
+	if m.out.Data != nil {
+		return m.out.Data
+	}
+	m.host = resize(m.host, n*m.vocab())
+	dev.Read(m.host, m.out)
+	return m.host
 }
 
 // resize returns a slice of n elements, of s's memory if that is enough.
