@@ -189,3 +189,39 @@ func TestParse(t *testing.T) {
 		t.Error("100 values make whole blocks of Q4_K")
 	}
 }
+
+func BenchmarkDecode(b *testing.B) {
+	for _, typ := range []Type{F16, BF16, F8E4M3, F8E5M2} {
+		b.Run(typ.String(), func(b *testing.B) {
+			dst := make([]float32, 4096)
+			src := make([]byte, len(dst)*typ.BlockBytes())
+			for i := range src {
+				src[i] = byte(i*151 + i>>8) // subnormals among them
+			}
+			b.SetBytes(int64(4 * len(dst)))
+			for b.Loop() {
+				if err := Decode(dst, src, typ); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	for _, typ := range []Type{F16, BF16, F8E4M3} {
+		b.Run(typ.String(), func(b *testing.B) {
+			src := make([]float32, 4096)
+			for i := range src {
+				src[i] = float32(i-2048) / 1024
+			}
+			dst := make([]byte, len(src)*typ.BlockBytes())
+			b.SetBytes(int64(4 * len(src)))
+			for b.Loop() {
+				if err := Encode(dst, src, typ); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

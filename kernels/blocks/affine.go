@@ -9,7 +9,16 @@ type affineSearch struct {
 	first, step float32
 	steps       int
 	absolute    bool // the weighted absolute error, not the squared one
+	levels      *levels
 }
+
+func newAffine(top int32, first, step float32, steps int, absolute bool) affineSearch {
+	return affineSearch{top, first, step, steps, absolute, newLevels(0, top)}
+}
+
+// weighted2 to weighted5 are the searches of 2 to 5 bits with an importance
+// matrix.
+var weighted2, weighted4, weighted5 = newAffine(3, -0.9, 0.05, 36, false), newAffine(15, -0.9, 0.05, 36, false), newAffine(31, -0.9, 0.05, 36, false)
 
 // affineSums are what a minimum and a scale are solved from: weighted sums of
 // values and of codes l.
@@ -36,16 +45,23 @@ func (s *affineSearch) scaleAndMin(codes []uint8, x, w []float32) (scale, minimu
 	}
 	var buffer [maxSubBlock]float32
 	trial := buffer[:len(x)]
-	top := float32(s.top)
+	least, top := low, float32(s.top)
+	round := func(low, inverse float32) {
+		if inLevels(inverse*(least-low)) && inLevels(inverse*(high-low)) {
+			s.round(trial, x, w, low, inverse, &sums)
+		} else {
+			s.roundAny(trial, x, w, low, inverse, &sums)
+		}
+	}
 	inverse := top / (high - low)
 	scale = 1 / inverse
-	s.round(trial, x, w, low, inverse, &sums)
+	round(low, inverse)
 	best := s.cost(trial, x, w, scale, low, float32(math.NaN()))
 	keptLow, keptInverse := low, inverse
 	for i := 0; i <= s.steps; i++ {
 		// low is the best minimum so far, so later trials start from it.
 		inverse = (s.first + float32(s.step*float32(i)) + top) / (high - low)
-		s.round(trial, x, w, low, inverse, &sums)
+		round(low, inverse)
 		trialScale, trialLow, ok := sums.solve()
 		if !ok {
 			continue
@@ -55,7 +71,7 @@ func (s *affineSearch) scaleAndMin(codes []uint8, x, w []float32) (scale, minimu
 			best, scale, low = cost, trialScale, trialLow
 		}
 	}
-	s.round(trial, x, w, keptLow, keptInverse, &sums)
+	round(keptLow, keptInverse)
 	store(codes, trial)
 	return scale, -low
 }
@@ -65,9 +81,9 @@ func (s *affineSearch) scaleAndMin(codes []uint8, x, w []float32) (scale, minimu
 func (s *affineSearch) round(l, x, w []float32, low, inverse float32, sums *affineSums) {
 	l, w = l[:len(x)], w[:len(x)]
 	var sumL, sumLL, sumXL float32
-	top := s.top
+	levels := s.levels
 	for i, v := range x {
-		code := float32(clamp(nearest(inverse*(v-low)), 0, top))
+		code := levels.of(inverse * (v - low))
 		l[i] = code
 		wl := float32(w[i] * code)
 		sumL += wl
@@ -75,6 +91,19 @@ func (s *affineSearch) round(l, x, w []float32, low, inverse float32, sums *affi
 		sumXL += float32(wl * v)
 	}
 	sums.l, sums.ll, sums.xl = sumL, sumLL, sumXL
+}
+
+// roundAny is round for inverse scales that take values beyond what levels
+// holds.
+func (s *affineSearch) roundAny(l, x, w []float32, low, inverse float32, sums *affineSums) {
+	*sums = affineSums{w: sums.w, x: sums.x}
+	for i, v := range x {
+		l[i] = float32(clamp(nearest(inverse*(v-low)), 0, s.top))
+		wl := float32(w[i] * l[i])
+		sums.l += wl
+		sums.ll += float32(wl * l[i])
+		sums.xl += float32(wl * v)
+	}
 }
 
 // solve returns the scale and minimum with the least weighted squared error; a

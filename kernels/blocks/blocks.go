@@ -3,9 +3,11 @@
 // llama.cpp are the specification).
 //
 // Start with [Dequantize] and [Quantize], which work on rows of any type. The
-// arithmetic is ggml's reference, operation by operation in float32, so that
-// results are the same bits; products are converted before they are added,
-// because Go may fuse the two on some machines.
+// arithmetic is ggml's reference as plain C computes it, operation by operation
+// in float32, so that results are the same bits on every machine. Every product
+// that is added to something is converted first, because Go may fuse the two on
+// some machines, across statements and inlined calls too. A ggml whose compiler
+// was allowed to fuse them (-march=native) picks other codes in some blocks.
 package blocks
 
 import (

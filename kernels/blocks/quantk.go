@@ -15,18 +15,18 @@ type affineK struct {
 var (
 	affineQ2K = affineK{
 		sub: 16, topScale: 15, sigmaGain: 1, pack: packScalesQ2K, unpack: scaleMinQ2K,
-		plain:    affineSearch{top: 3, first: -0.5, step: 0.1, steps: 15, absolute: true},
-		weighted: affineSearch{top: 3, first: -0.9, step: 0.05, steps: 36},
+		plain:    newAffine(3, -0.5, 0.1, 15, true),
+		weighted: weighted2,
 	}
 	affineQ4K = affineK{
 		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
-		plain:    affineSearch{top: 15, first: -1, step: 0.1, steps: 20},
-		weighted: affineSearch{top: 15, first: -0.9, step: 0.05, steps: 36},
+		plain:    newAffine(15, -1, 0.1, 20, false),
+		weighted: weighted4,
 	}
 	affineQ5K = affineK{
 		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
-		plain:    affineSearch{top: 31, first: -0.5, step: 0.1, steps: 15},
-		weighted: affineSearch{top: 31, first: -0.9, step: 0.05, steps: 36},
+		plain:    newAffine(31, -0.5, 0.1, 15, false),
+		weighted: weighted5,
 	}
 )
 
@@ -222,19 +222,19 @@ func quantizeQ3K(dst []byte, src, importance []float32) {
 // scalesQ3K searches the scales of 16 sub-blocks, rounds them to 6 bits and
 // returns their common factor.
 func (b *signedBlock) scalesQ3K(levels *[16]uint8, x, importance []float32) float32 {
-	const halfCodes, halfScales = 4, 32
+	const halfScales = 32
 	if importance != nil {
 		sigma2 := float32(float32(2*sumSquares(x)) / superBlock)
 		for j := range 16 {
 			sub := x[16*j:][:16]
 			weigh(b.w[:], sub, importance[16*j:], sigma2)
 			b.sumW[j] = sum(b.w[:])
-			b.scales[j] = symmetricScale(b.codes[16*j:][:16], sub, b.w[:], halfCodes)
+			b.scales[j] = symmetric3.scale(b.codes[16*j:][:16], sub, b.w[:])
 		}
-		return symmetricScale(levels[:], b.scales[:], b.sumW[:], halfScales)
+		return symmetric6.scale(levels[:], b.scales[:], b.sumW[:])
 	}
 	for j := range 16 {
-		b.scales[j] = descendSymmetric(b.codes[16*j:][:16], x[16*j:][:16], halfCodes)
+		b.scales[j] = symmetric3.descend(b.codes[16*j:][:16], x[16*j:][:16])
 	}
 	top, magnitude := extreme(b.scales[:])
 	if magnitude == 0 {
@@ -291,7 +291,7 @@ func (b *signedBlock) quantizeQ6K(dst []byte, x, importance []float32) {
 				w[i] = v * v
 			}
 		}
-		b.scales[j] = symmetricScale(b.codes[16*j:][:16], sub, w, halfCodes)
+		b.scales[j] = symmetric6.scale(b.codes[16*j:][:16], sub, w)
 	}
 	top, magnitude := extreme(b.scales[:])
 	if magnitude < tiny {

@@ -27,13 +27,13 @@ func putHighBits(dst []byte, codes *[32]uint8) {
 }
 
 func quantizeQ4_0(dst []byte, src, importance []float32) {
-	quantizeSymmetric(dst, src, importance, 8, 18, func(block []byte, codes *[32]uint8) {
+	quantizeSymmetric(dst, src, importance, symmetric4, 18, func(block []byte, codes *[32]uint8) {
 		putNibbles(block[2:], codes)
 	})
 }
 
 func quantizeQ5_0(dst []byte, src, importance []float32) {
-	quantizeSymmetric(dst, src, importance, 16, 22, func(block []byte, codes *[32]uint8) {
+	quantizeSymmetric(dst, src, importance, symmetric5, 22, func(block []byte, codes *[32]uint8) {
 		putHighBits(block[2:], codes)
 		putNibbles(block[6:], codes)
 	})
@@ -41,7 +41,7 @@ func quantizeQ5_0(dst []byte, src, importance []float32) {
 
 // quantizeSymmetric rounds blocks of 32 values to codes in [0, 2*half): with
 // importance by search, without by mapping the extreme value to code 0.
-func quantizeSymmetric(dst []byte, src, importance []float32, half int32, size int, pack func([]byte, *[32]uint8)) {
+func quantizeSymmetric(dst []byte, src, importance []float32, symmetric symmetricCodes, size int, pack func([]byte, *[32]uint8)) {
 	var codes [32]uint8
 	var w [32]float32
 	var sigma2 float32
@@ -52,11 +52,12 @@ func quantizeSymmetric(dst []byte, src, importance []float32, half int32, size i
 		x, block := src[b*32:][:32], dst[b*size:][:size]
 		if importance != nil {
 			weigh(w[:], x, importance[b*32:][:32], sigma2)
-			putHalf(block, symmetricScale(codes[:], x, w[:], half))
+			putHalf(block, symmetric.scale(codes[:], x, w[:]))
 			pack(block, &codes)
 			continue
 		}
 		top, _ := extreme(x)
+		half := symmetric.half
 		d := top / float32(-half)
 		putHalf(block, d)
 		inverse, middle := inverseOf(d), float32(half)+0.5
@@ -78,13 +79,13 @@ func truncate(v float32) int8 {
 }
 
 func quantizeQ4_1(dst []byte, src, importance []float32) {
-	quantizeAffine(dst, src, importance, 15, 20, func(block []byte, codes *[32]uint8) {
+	quantizeAffine(dst, src, importance, &weighted4, 20, func(block []byte, codes *[32]uint8) {
 		putNibbles(block[4:], codes)
 	})
 }
 
 func quantizeQ5_1(dst []byte, src, importance []float32) {
-	quantizeAffine(dst, src, importance, 31, 24, func(block []byte, codes *[32]uint8) {
+	quantizeAffine(dst, src, importance, &weighted5, 24, func(block []byte, codes *[32]uint8) {
 		putHighBits(block[4:], codes)
 		putNibbles(block[8:], codes)
 	})
@@ -93,10 +94,10 @@ func quantizeQ5_1(dst []byte, src, importance []float32) {
 // quantizeAffine rounds blocks of 32 values to codes in [0, top] above a
 // minimum: with importance by search, without by mapping the range of the
 // values.
-func quantizeAffine(dst []byte, src, importance []float32, top int32, size int, pack func([]byte, *[32]uint8)) {
+func quantizeAffine(dst []byte, src, importance []float32, search *affineSearch, size int, pack func([]byte, *[32]uint8)) {
 	var codes [32]uint8
 	var w [32]float32
-	search := affineSearch{top: top, first: -0.9, step: 0.05, steps: 36}
+	top := search.top
 	var sigma2 float32
 	if importance != nil {
 		sigma2 = float32(sumSquares(src) / float32(len(src)))

@@ -22,6 +22,24 @@ func nearest(v float32) int32 {
 	return int32(math.Float32bits(float32(v)+12582912)&0x007fffff) - 0x00400000
 }
 
+// levels holds what values round to in the inner loops, clamped to the range of
+// the codes: at index n modulo 128 for values that round to n in [-64, 64).
+type levels [128]float32
+
+func newLevels(low, high int32) *levels {
+	l := new(levels)
+	for n := int32(-64); n < 64; n++ {
+		l[n&127] = float32(clamp(n, low, high))
+	}
+	return l
+}
+
+// of returns the level of v. It is nearest with the lowest bits for the index.
+func (l *levels) of(v float32) float32 { return l[math.Float32bits(float32(v)+12582912)&127] }
+
+// inLevels reports whether v is far enough from the ends of levels.
+func inLevels(v float32) bool { return v > -64 && v < 63 }
+
 func clamp(v, low, high int32) int32 { return max(low, min(high, v)) }
 
 func abs32(v float32) float32 { return math.Float32frombits(math.Float32bits(v) &^ (1 << 31)) }

@@ -1,66 +1,75 @@
 package blocks
 
-// symmetricScale finds a scale for codes in [0, 2*half) that stand for
-// (code-half)*scale, sets codes, and returns the scale. It tries 19 inverse
+// symmetricCodes are codes in [0, 2*half) that stand for (code-half)*scale.
+type symmetricCodes struct {
+	half   int32
+	levels *levels // code-half
+}
+
+func newSymmetric(half int32) symmetricCodes {
+	return symmetricCodes{half, newLevels(-half, half-1)}
+}
+
+// symmetric3 to symmetric6 are the codes of 3 to 6 bits.
+var symmetric3, symmetric4, symmetric5, symmetric6 = newSymmetric(4), newSymmetric(8), newSymmetric(16), newSymmetric(32)
+
+// scale finds a scale, sets codes, and returns the scale. It tries 19 inverse
 // scales around -half/extreme.
-func symmetricScale(codes []uint8, x, w []float32, half int32) float32 {
+func (s symmetricCodes) scale(codes []uint8, x, w []float32) float32 {
 	top, magnitude := extreme(x)
 	if magnitude < tiny {
 		clear(codes)
 		return 0
 	}
 	wx := products(w, x)
-	kept := float32(-half) / top
-	first, _ := fitSymmetric(x, w, &wx, kept, kept, half)
+	kept := float32(-s.half) / top
+	first, _ := s.fit(x, w, &wx, kept, kept)
 	var scale float32
 	if first.ll != 0 {
 		scale = first.lx / first.ll
 	}
 	best := scale * first.lx
-	consider := func(f fit, inverse float32) {
-		if f.beats(best) {
-			scale, kept = f.lx/f.ll, inverse
-			best = scale * f.lx
+	for step := int32(-9); step < 9; step += 2 {
+		inverses := [2]float32{s.trial(step, top), s.trial(step+1, top)}
+		f0, f1 := s.fit(x, w, &wx, inverses[0], inverses[1])
+		for i, f := range [2]fit{f0, f1} {
+			if f.beats(best) {
+				scale, kept = f.lx/f.ll, inverses[i]
+				best = scale * f.lx
+			}
 		}
 	}
-	for step := int32(-9); step < 9; step += 2 {
-		inverse0, inverse1 := symmetricTrial(step, half, top), symmetricTrial(step+1, half, top)
-		f0, f1 := fitSymmetric(x, w, &wx, inverse0, inverse1, half)
-		consider(f0, inverse0)
-		consider(f1, inverse1)
-	}
 	for i, v := range x {
-		codes[i] = uint8(half + clamp(nearest(kept*v), -half, half-1))
+		codes[i] = uint8(s.half + clamp(nearest(kept*v), -s.half, s.half-1))
 	}
 	return scale
 }
 
-// symmetricTrial returns the inverse scale of a step in [-9, 9): they leave out
-// the one in the middle, which was tried first.
-func symmetricTrial(step, half int32, top float32) float32 {
+// trial returns the inverse scale of a step in [-9, 9): they leave out the one
+// in the middle, which is tried first.
+func (s symmetricCodes) trial(step int32, top float32) float32 {
 	if step >= 0 {
 		step++
 	}
-	return -(float32(half) + float32(0.1*float32(step))) / top
+	return -(float32(s.half) + float32(0.1*float32(step))) / top
 }
 
-// fitSymmetric returns the fits for the codes that two inverse scales give.
-// Two at a time, because each sum waits for its last addition.
-func fitSymmetric(x, w []float32, wx *[maxSubBlock]float32, inverse0, inverse1 float32, half int32) (a, b fit) {
-	w, products := w[:len(x)], wx[:len(x)]
+// fit returns the fits for the codes that two inverse scales give. Two at a
+// time, because each sum waits for its last addition. The inverse scales take
+// no value further than half+1.
+func (s symmetricCodes) fit(x, w []float32, wx *[maxSubBlock]float32, inverse0, inverse1 float32) (a, b fit) {
+	w, products, levels := w[:len(x)], wx[:len(x)], s.levels
 	for i, v := range x {
-		l0 := float32(clamp(nearest(inverse0*v), -half, half-1))
-		l1 := float32(clamp(nearest(inverse1*v), -half, half-1))
-		a = a.with(products[i], w[i], l0)
-		b = b.with(products[i], w[i], l1)
+		a = a.with(products[i], w[i], levels.of(inverse0*v))
+		b = b.with(products[i], w[i], levels.of(inverse1*v))
 	}
 	return a, b
 }
 
-// descendSymmetric finds a scale like symmetricScale, with weights x², by
-// changing one code at a time while that lowers the error, in five passes at
-// most.
-func descendSymmetric(codes []uint8, x []float32, half int32) float32 {
+// descend finds a scale like scale, with weights x², by changing one code at a
+// time while that lowers the error, in five passes at most.
+func (s symmetricCodes) descend(codes []uint8, x []float32) float32 {
+	half := s.half
 	top, magnitude := extreme(x)
 	if magnitude < tiny {
 		clear(codes)

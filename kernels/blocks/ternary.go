@@ -30,9 +30,11 @@ func ternaryDigits(y []float32, packed []byte, d float32) {
 func dequantizeTQ2_0(dst []float32, src []byte) {
 	for ; len(src) >= 66; src, dst = src[66:], dst[superBlock:] {
 		d := half(src[64:])
-		for i := range superBlock {
-			code := src[i/128*32+i%32] >> (i / 32 % 4 * 2) & 3
-			dst[i] = d * float32(int(code)-1)
+		for plane := range 8 {
+			q, y, shift := src[plane/4*32:][:32], dst[32*plane:][:32], plane%4*2
+			for i, b := range q {
+				y[i] = d * float32(int(b>>shift&3)-1)
+			}
 		}
 	}
 }
