@@ -1,5 +1,7 @@
 package eval
 
+import "math"
+
 // Report is everything measured in a run. Its JSON is part of the command
 // line's contract; a field that was not measured is absent, never zero.
 type Report struct {
@@ -79,3 +81,48 @@ type Comparison struct {
 	SizeRatio             float64 `json:"size_ratio,omitempty"`
 	DecodeSpeedup         float64 `json:"decode_speedup,omitempty"` // of decoding, with latencies
 }
+
+// report writes the tallies up.
+func (r *run) report(subjects []*Subject) *Report {
+	out := &Report{Compute: Compute, Device: subjects[0].device, Text: TextReport{Name: r.text.Name, Bytes: r.text.Size}}
+	if s := r.sources[0]; s.done {
+		out.Text.SHA256, out.Text.Tokens = s.text.digest(), s.tokens
+	}
+	for i, s := range subjects {
+		t := &r.tallies[i]
+		nll := t.nll.value()
+		_, bos := s.bos()
+		m := ModelReport{
+			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme,
+			Parameters: s.Parameters, SizeBytes: s.SizeBytes, BitsPerWeight: s.BitsPerWeight(),
+			Perplexity: finite(math.Exp(nll)), PerplexityStderr: finite(math.Exp(nll) * t.nll.stderr()), NLL: nll,
+			Tokens: t.nll.n, Windows: r.windows,
+			Context: r.layout.context, Protocol: r.layout.protocol, BOS: bos,
+		}
+		if r.layout.protocol == Stride {
+			m.Stride = r.layout.stride
+		}
+		if i > 0 {
+			m.VsBaseline = t.compare(s, subjects[0])
+		}
+		out.Models = append(out.Models, m)
+	}
+	return out
+}
+
+// compare writes up a model against the baseline.
+func (t *tally) compare(s, base *Subject) *Comparison {
+	ratio := math.Exp(t.excess.value())
+	c := &Comparison{
+		PerplexityRatio: finite(ratio), PerplexityRatioStderr: finite(ratio * t.excess.stderr()),
+		KLMean: t.kl.value(), KLStderr: t.kl.stderr(), KLP99: t.divergences.at(0.99),
+		Top1Agreement: float64(t.agreed) / float64(t.nll.n),
+	}
+	if base.SizeBytes > 0 {
+		c.SizeRatio = float64(s.SizeBytes) / float64(base.SizeBytes)
+	}
+	return c
+}
+
+// finite makes an infinite perplexity the largest number, which JSON has.
+func finite(v float64) float64 { return min(v, math.MaxFloat64) }

@@ -2,6 +2,7 @@ package eval
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"reflect"
@@ -209,5 +210,22 @@ func TestLatency(t *testing.T) {
 	vs, want := report.Models[1].VsBaseline, report.Models[1].Latency.DecodeTokensPerSecond/report.Models[0].Latency.DecodeTokensPerSecond
 	if vs.DecodeSpeedup != want {
 		t.Errorf("speedup %v, want %v", vs.DecodeSpeedup, want)
+	}
+}
+
+// TestHopelessModel: a perplexity beyond all numbers can still be written.
+func TestHopelessModel(t *testing.T) {
+	enc := runes{alphabet: letters}
+	hopeless := &markov{size: 30, noise: 1e5}
+	report, err := Run(context.Background(), []*Subject{subject("good", enc, &markov{size: 30}), subject("hopeless", enc, hopeless)},
+		StringText("text", randomText(64)), Options{Context: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := json.Marshal(report); err != nil {
+		t.Error(err)
+	}
+	if got := (Gates{MaxPerplexity: ptr(1e9)}).Failures(report); len(got) != 1 {
+		t.Errorf("a perplexity of %g passes", report.Models[1].Perplexity)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"unicode/utf8"
 )
 
 // TestQuantiles: what does not fit is off by less than a bucket.
@@ -61,4 +62,21 @@ func TestTextReaderKeepsError(t *testing.T) {
 	if _, err := io.ReadAll(r); err == nil || !strings.Contains(err.Error(), "cannot read the text") {
 		t.Errorf("error %v, want that the text cannot be read", err)
 	}
+}
+
+// FuzzTextReader: what is UTF-8 without NUL passes unchanged, the rest is an
+// error, wherever reads are cut.
+func FuzzTextReader(f *testing.F) {
+	for _, seed := range []string{"", "\n", "text\n", "é€😀", "\xc3", "a\xffb", "a\x00b", "\xed\xa0\x80", "\xef\xbf\xbd"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		good := utf8.ValidString(text) && !strings.Contains(text, "\x00")
+		for _, src := range []io.Reader{strings.NewReader(text), iotest.OneByteReader(strings.NewReader(text))} {
+			got, err := io.ReadAll(newTextReader("text", src, false))
+			if (err == nil) != good || good && string(got) != text {
+				t.Errorf("%q reads as %q, error %v", text, got, err)
+			}
+		}
+	})
 }
