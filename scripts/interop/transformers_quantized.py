@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from common import ROOT, Checks, llmc, shared, workdir
 
@@ -64,14 +64,14 @@ def llmc_logits(program, folder, ids):
 
 
 def unpacked(folder):
-    """A model whose weights compressed-tensors unpacked one by one.
+    """A folder beside, with the weights that compressed-tensors unpacks.
 
     transformers cannot load packed zero points with compressed-tensors 0.20,
     not even those that compressed-tensors wrote: while the model has no memory
     yet, its compressor leaves them in their unpacked shape."""
     from compressed_tensors.compressors import PackedQuantizationCompressor
     from compressed_tensors.quantization import QuantizationConfig
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
     config = json.loads((folder / "config.json").read_text())
     scheme = QuantizationConfig.model_validate(config.pop("quantization_config")).config_groups["group_0"]
@@ -81,7 +81,11 @@ def unpacked(folder):
         parts["weight_scale"] = parts["weight_scale"].float()
         parts["weight_shape"] = torch.Size(parts["weight_shape"].tolist())
         state[f"{name}.weight"] = PackedQuantizationCompressor.decompress(parts, scheme)["weight"]
-    return AutoModelForCausalLM.from_pretrained(None, config=AutoConfig.for_model(**config), state_dict=state, dtype=torch.float32)
+    plain = folder.with_name(folder.name + "-plain")
+    plain.mkdir()
+    (plain / "config.json").write_text(json.dumps(config))
+    save_file({n: t.contiguous() for n, t in state.items()}, plain / "model.safetensors", metadata={"format": "pt"})
+    return plain
 
 
 @torch.no_grad()
@@ -91,7 +95,7 @@ def transformers_logits(folder, ids):
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
-        model = unpacked(folder)
+        model = AutoModelForCausalLM.from_pretrained(unpacked(folder), dtype=torch.float32)
     return model.eval()(torch.tensor([ids])).logits[0].float().numpy()
 
 

@@ -11,6 +11,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -29,7 +30,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("usage: logits MODEL ID...")
+		return errors.New("usage: logits MODEL ID [ID]")
 	}
 	var ids []int32
 	for _, arg := range args[1:] {
