@@ -225,8 +225,14 @@ func printReport(ui *ui, r *eval.Report) error {
 		}
 		rows = append(rows, row)
 	}
-	if err := ui.table(header, rows, 0); err != nil || m.Latency == nil {
+	if err := ui.table(header, rows, 0); err != nil {
 		return err
+	}
+	if compare {
+		ui.print("\nchange, KL (in nats) and same top compare with %s, token by token", names[0])
+	}
+	if m.Latency == nil {
+		return nil
 	}
 	ui.print("")
 	return printLatency(ui, r, names)
@@ -263,13 +269,13 @@ func figure(v float64) string {
 	return fmt.Sprintf("%.*f", min(max(digits, 0), 6), v)
 }
 
-// uncertainty writes a standard error with two digits, without an exponent if
-// it is not very large.
+// uncertainty writes a standard error with two significant digits.
 func uncertainty(v float64) string {
-	if v >= 10 && v < 1e6 {
-		return fmt.Sprintf("%.0f", v)
+	if v == 0 || math.IsNaN(v) || v >= 1e6 {
+		return fmt.Sprintf("%.2g", v)
 	}
-	return fmt.Sprintf("%.2g", v)
+	digits := 1 - int(math.Floor(math.Log10(v)))
+	return fmt.Sprintf("%.*f", min(max(digits, 0), 6), v)
 }
 
 func tokensString(n int64) string {

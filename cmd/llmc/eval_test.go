@@ -51,6 +51,14 @@ func TestFigure(t *testing.T) {
 	}
 }
 
+func TestUncertainty(t *testing.T) {
+	for v, want := range map[float64]string{0: "0", 0.0199: "0.020", 0.123: "0.12", 1.26: "1.3", 12.6: "13", 123.4: "123", 6.33e10: "6.3e+10"} {
+		if got := uncertainty(v); got != want {
+			t.Errorf("%v is written %s, want %s", v, got, want)
+		}
+	}
+}
+
 func TestShortNames(t *testing.T) {
 	models := []eval.ModelReport{{Path: "a/model"}, {Path: "b/model/"}, {Path: "c/other.gguf"},
 		{Path: "x/a-very-long-name-of-a-model-that-goes-on.gguf"}}
