@@ -31,7 +31,11 @@ func (t *Tokenizer) Decode(ids []int32) string {
 		case t.decoders == nil:
 			tokens = append(tokens, t.Piece(id))
 		default:
-			tokens = append(tokens, t.tokens[id])
+			token, ok := t.shown[id]
+			if !ok {
+				token = t.tokens[id]
+			}
+			tokens = append(tokens, token)
 		}
 	}
 	for _, d := range t.decoders {

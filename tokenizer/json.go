@@ -83,7 +83,7 @@ func FromJSON(tokenizerJSON, tokenizerConfigJSON []byte) (*Tokenizer, error) {
 			return nil, fault.Invalid("tokenizer_config.json: %w", err)
 		}
 	}
-	t := &Tokenizer{bos: -1, eos: -1, source: src, ids: make(map[string]int32)}
+	t := &Tokenizer{bos: -1, eos: -1, source: src, ids: make(map[string]int32), shown: make(map[int32]string)}
 	loadCategories()
 	for _, step := range []func(*jsonSource) error{
 		t.loadModel, t.loadNormalizer, t.loadAddedTokens, t.loadPreTokenizer, t.loadDecoder, t.loadPostProcessor,
@@ -225,7 +225,11 @@ func (t *Tokenizer) loadAddedTokens(src *jsonSource) error {
 		tok := addedToken{id: id, special: a.Special, normalized: a.Normalized,
 			singleWord: a.SingleWord, lstrip: a.LStrip, rstrip: a.RStrip}
 		if a.Normalized {
-			t.normalizedAdded.add(tok, normalizeAll(t.normalizers, a.Content, false))
+			content := normalizeAll(t.normalizers, a.Content, false)
+			t.normalizedAdded.add(tok, content)
+			if content != a.Content {
+				t.shown[id] = content
+			}
 		} else {
 			t.rawAdded.add(tok, a.Content)
 		}
@@ -250,26 +254,48 @@ func (t *Tokenizer) setToken(id int32, token string) {
 const supportedNormalizers = "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, StripAccents, Precompiled, BertNormalizer, ByteLevel and Sequence"
 
 func (t *Tokenizer) loadNormalizer(src *jsonSource) error {
+	growth := 1
 	return eachComponent(src.file.Normalizer, "normalizer", 0,
 		func(c *component) []json.RawMessage { return c.Normalizers },
 		func(c *component) error {
 			n, err := c.normalizer()
 			if err == nil {
 				t.normalizers = append(t.normalizers, n)
+				err = c.grows("normalizer", &growth)
 			}
 			return err
 		})
 }
 
+// maxGrowth bounds how many times longer a text can become on its way through
+// a chain of components.
+const maxGrowth = 1 << 10
+
+// grows multiplies growth by what c may make of a byte.
+func (c *component) grows(where string, growth *int) error {
+	switch c.Type {
+	case "Replace":
+		*growth *= 1 + len(c.Content)
+	case "ByteLevel":
+		*growth *= 2
+	}
+	if *growth > maxGrowth {
+		return fault.Invalid("tokenizer.json: %s: the replacements can make a text more than %d times longer", where, maxGrowth)
+	}
+	return nil
+}
+
 const supportedPreTokenizers = "ByteLevel, Split, Digits, Whitespace, WhitespaceSplit, Punctuation, Metaspace, BertPreTokenizer, CharDelimiterSplit and Sequence"
 
 func (t *Tokenizer) loadPreTokenizer(src *jsonSource) error {
+	growth := 1
 	err := eachComponent(src.file.PreTokenizer, "pre_tokenizer", 0,
 		func(c *component) []json.RawMessage { return c.Pretokenizers },
 		func(c *component) error {
 			p, err := c.preTokenizer()
 			if err == nil {
 				t.pre = append(t.pre, p)
+				err = c.grows("pre_tokenizer", &growth)
 			}
 			return err
 		})
@@ -318,12 +344,14 @@ const supportedDecoders = "ByteLevel, Metaspace, ByteFallback, Fuse, Replace, St
 
 func (t *Tokenizer) loadDecoder(src *jsonSource) error {
 	t.decoders = []decoder{}
+	growth := 1
 	err := eachComponent(src.file.Decoder, "decoder", 0,
 		func(c *component) []json.RawMessage { return c.Decoders },
 		func(c *component) error {
 			d, err := c.decoder(&t.pieces)
 			if err == nil {
 				t.decoders = append(t.decoders, d)
+				err = c.grows("decoder", &growth)
 			}
 			return err
 		})

@@ -135,6 +135,9 @@ func (c *component) metaspaceOptions() (mark string, scheme prependScheme, err e
 	if mark == "" {
 		mark = spaceMark
 	}
+	if utf8.RuneCountInString(mark) != 1 {
+		return "", 0, fault.Invalid("tokenizer.json: Metaspace: replacement %q is not one character", mark)
+	}
 	if c.PrependScheme != "" {
 		var ok bool
 		if scheme, ok = prependSchemes[c.PrependScheme]; !ok {
@@ -285,10 +288,16 @@ func (t *Tokenizer) surround(c *component) error {
 	return nil
 }
 
+// maxAround is how many special tokens may be put around a text.
+const maxAround = 64
+
 func (t *Tokenizer) checkIDs(dst []int32, ids ...int64) ([]int32, error) {
 	for _, id := range ids {
 		if id < 0 || id >= int64(len(t.tokens)) {
 			return nil, fault.Invalid("tokenizer.json: post_processor: id %d is not in 0 to %d", id, len(t.tokens)-1)
+		}
+		if len(dst) == maxAround {
+			return nil, fault.Invalid("tokenizer.json: post_processor: more than %d tokens on one side of a text", maxAround)
 		}
 		dst = append(dst, int32(id))
 	}

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -28,12 +29,12 @@ func compileRegex(expr string) (matcher, error) {
 		return nil, fault.Invalid("regular expression %q is not supported: %w", expr, err)
 	}
 	re.MatchTimeout = regexTimeout
-	return &generalRegex{re}, nil
+	return &generalRegex{re: re}, nil
 }
 
 // regexTimeout bounds a single match of an expression that the general engine
-// has to run. What lies behind a match that took longer is not matched.
-const regexTimeout = 5 * time.Second
+// has to run.
+const regexTimeout = 2 * time.Second
 
 // possessive finds the possessive quantifiers, which regexp2 does not know,
 // after a class or a single character.
@@ -81,10 +82,18 @@ func translateEscape(c byte, inBracket bool) string {
 	return `\` + string(c)
 }
 
-// generalRegex runs an expression that pattern does not know.
-type generalRegex struct{ re *regexp2.Regexp }
+// generalRegex runs an expression that pattern does not know. After a match
+// that took too long, as only expressions written for that purpose make it
+// take, it finds nothing any more.
+type generalRegex struct {
+	re     *regexp2.Regexp
+	failed atomic.Bool
+}
 
 func (g *generalRegex) matches(text string, dst []span) []span {
+	if g.failed.Load() {
+		return dst
+	}
 	runes := []rune(text)
 	pos, at := 0, 0 // the same place in bytes and in runes
 	lastEnd := -1
@@ -102,6 +111,9 @@ func (g *generalRegex) matches(text string, dst []span) []span {
 			lastEnd = pos
 		}
 		m, err = g.re.FindNextMatch(m)
+	}
+	if err != nil {
+		g.failed.Store(true)
 	}
 	return dst
 }

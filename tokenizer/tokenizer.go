@@ -40,6 +40,7 @@ type Tokenizer struct {
 
 	decoders []decoder
 	pieces   pieceStyle
+	shown    map[int32]string // what some tokens are for the decoders instead of tokens
 
 	source any // what the tokenizer was made from: *jsonSource or *Vocab
 	pool   sync.Pool
