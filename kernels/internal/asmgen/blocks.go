@@ -10,7 +10,7 @@ import (
 // format is how numbers of one type are unpacked.
 type format struct {
 	name   string
-	values int // of one unit; 0 means one vector
+	values int // of one unit
 	bytes  int // of one unit
 	// prepare loads constants and returns a function that emits the code for
 	// the unit at offset disp from src: it calls use with each vector of
