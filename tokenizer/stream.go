@@ -43,7 +43,7 @@ func (t *Tokenizer) encodeReader(r io.Reader, readSize int, addSpecial bool, emi
 		text := held.String()
 		at := len(text)
 		if !ended {
-			if at = t.cutBefore(text, max(0, len(text)-n-1)); at == 0 {
+			if at = t.cutBefore(text, max(0, len(text)-n-2)); at == 0 {
 				continue
 			}
 		}
