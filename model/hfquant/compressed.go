@@ -211,14 +211,15 @@ func intAt(t raw.Tensor, i int) int {
 
 // planInt reads int-quantized: weight I8 [rows, cols] with weight_scale and
 // maybe weight_zero_point beside it.
-func (c *Config) planInt(p *reader) (func() (kernels.Matrix, error), error) {
+func (c *Config) planInt(module string, p *reader) (func() (kernels.Matrix, error), error) {
 	weight := p.take("weight", []int{p.rows, p.cols}, dtype.I8)
 	scale, groups := p.takeScale()
 	zeros := p.takeZeros(8, groups, false)
 	if p.err != nil {
 		return nil, p.err
 	}
-	size, err := groupSizeOf(c.Schemes[0].GroupSize, p.cols, groups)
+	s, _ := c.SchemeOf(module)
+	size, err := groupSizeOf(s.GroupSize, p.cols, groups)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func (c *Config) plan(module string, parts Parts, rows, cols int) (func() (kerne
 	case has(parts, "weight") && parts["weight"].Type.IsFloat():
 		return c.planFloat(module, p)
 	case has(parts, "weight"):
-		return c.planInt(p)
+		return c.planInt(module, p)
 	}
 	return nil, fmt.Errorf("weight_packed, qweight and weight are missing")
 }
