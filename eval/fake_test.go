@@ -16,10 +16,13 @@ import (
 type runes struct {
 	alphabet string
 	addBOS   bool
-	piece    int // tokens emitted at once
+	drop     string // a character that is left out
+	piece    int    // tokens emitted at once
 }
 
 const letters = " abcdefghijklmnopqrstuvwxyz\n"
+
+func (t runes) Size() int { return 1 + utf8.RuneCountInString(t.alphabet) }
 
 func (t runes) Piece(id int32) string {
 	if id == 0 {
@@ -36,7 +39,7 @@ func (t runes) EncodeReader(r io.Reader, addSpecial bool, emit func([]int32) err
 	}
 	for {
 		c, _, err := in.ReadRune()
-		if err == nil {
+		if err == nil && string(c) != t.drop {
 			at := utf8.RuneCountInString(t.alphabet[:max(0, strings.IndexRune(t.alphabet, c))])
 			ids = append(ids, int32(at)+1)
 		}

@@ -45,7 +45,11 @@ type ModelReport struct {
 	Context          int      `json:"context"`
 	Stride           int      `json:"stride,omitempty"` // of the protocol stride
 	Protocol         Protocol `json:"protocol"`
-	BOS              bool     `json:"bos"` // whether the tokenizer adds one
+	BOS              bool     `json:"bos"` // whether the text began with one
+	// TokenizerDiffersAt is the first token of the text that the model's own
+	// tokenizer gives otherwise than the baseline's, which was used; absent if
+	// there is none.
+	TokenizerDiffersAt *int64 `json:"tokenizer_differs_at,omitempty"`
 
 	// PeakRSSBytes is the largest resident memory of a process that ran this
 	// model alone; absent when it ran together with others.
@@ -91,13 +95,14 @@ func (r *run) report(subjects []*Subject) *Report {
 	for i, s := range subjects {
 		t := &r.tallies[i]
 		nll := t.nll.value()
-		_, bos := s.bos()
+		_, bos := subjects[0].bos()
 		m := ModelReport{
 			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme,
 			Parameters: s.Parameters, SizeBytes: s.SizeBytes, BitsPerWeight: s.BitsPerWeight(),
 			Perplexity: finite(math.Exp(nll)), PerplexityStderr: finite(math.Exp(nll) * t.nll.stderr()), NLL: nll,
 			Tokens: t.nll.n, Windows: r.windows,
 			Context: r.layout.context, Protocol: r.layout.protocol, BOS: bos,
+			TokenizerDiffersAt: r.sources[i].other,
 		}
 		if r.layout.protocol == Stride {
 			m.Stride = r.layout.stride

@@ -2,6 +2,7 @@ package eval
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 
 	"llmc/internal/fault"
@@ -15,6 +16,10 @@ type Options struct {
 	Chunks   int      // run at most this many windows; 0 means all
 	Threads  int      // GOMAXPROCS; results do not depend on it
 	Latency  bool     // measure speed too
+	// BaselineTokens measures every model on the baseline's tokens where its own
+	// tokenizer gives others, if their vocabularies are the same. Without it
+	// that is an error.
+	BaselineTokens bool
 	// Progress is told how many windows of about how many are done; may be nil.
 	Progress func(stage string, done, total int64)
 }
@@ -172,17 +177,8 @@ func (r *run) nextWindow() (window, bool, error) {
 		return w, false, base.err
 	}
 	for _, s := range r.sources[1:] {
-		other, otherMore := s.next()
-		switch {
-		case s.err != nil:
-			return w, false, s.err
-		case more != otherMore:
-			return w, false, fault.Invalid("the models have different tokenizers: the text is %d tokens for %s and %d for %s",
-				base.tokens, base.name, s.tokens, s.name)
-		case more:
-			if err := same(base, s, w, other); err != nil {
-				return w, false, err
-			}
+		if err := r.follow(s, w, more); err != nil {
+			return w, false, err
 		}
 	}
 	if !more {
@@ -192,6 +188,27 @@ func (r *run) nextWindow() (window, bool, error) {
 		r.prompt = append(r.prompt, w.ids...)
 	}
 	return w, true, r.fits(w)
+}
+
+// follow compares a model's next window with the baseline's, w.
+func (r *run) follow(s *source, w window, more bool) error {
+	if s.other != nil {
+		return nil
+	}
+	own, ownMore := s.next()
+	switch base := r.sources[0]; {
+	case s.err != nil:
+		return s.err
+	case more != ownMore:
+		at := min(base.tokens, s.tokens)
+		return s.differ(base, at, fmt.Sprintf("the text is %d tokens for %s and %d for %s", base.tokens, base.name, s.tokens, s.name),
+			r.opts.BaselineTokens)
+	case more:
+		if at, text, ok := difference(base, s, w, own); ok {
+			return s.differ(base, at, text, r.opts.BaselineTokens)
+		}
+	}
+	return nil
 }
 
 // fits refuses tokens that a model has no embedding or logit for.

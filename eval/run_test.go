@@ -150,7 +150,7 @@ func TestBadInput(t *testing.T) {
 		{"context", []*Subject{good()}, "abc", Options{Context: 2}, fault.UsageError, "--context is 2"},
 		{"stride", []*Subject{good()}, "abc", Options{Protocol: Stride, Context: 8, Stride: 9}, fault.UsageError, "--stride is 9"},
 		{"other tokenizer", []*Subject{good(), subject("other", runes{alphabet: " abcedfghijklmnopqrstuvwxyz\n"}, &markov{size: 30})},
-			"abcde", Options{Context: 4}, fault.InvalidFile, `token 3 of the text is 5 "d" for good and 6 "d" for other`},
+			"abcde", Options{Context: 4}, fault.InvalidFile, `different vocabularies: token 5 is "d" for good and "e" for other`},
 		{"other BOS", []*Subject{good(), subject("other", runes{alphabet: letters, addBOS: true}, &markov{size: 30})},
 			"abcde", Options{Context: 4}, fault.InvalidFile, `token 0 of the text is 2 "a" for good and 0 "<s>" for other`},
 		{"small model", []*Subject{subject("small", enc, &markov{size: 20})}, "abcz",
@@ -162,6 +162,38 @@ func TestBadInput(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || fault.KindOf(err) != c.kind {
 			t.Errorf("%s: error %v of kind %d, want %q of kind %d", c.name, err, fault.KindOf(err), c.want, c.kind)
 		}
+	}
+}
+
+// TestBaselineTokens: where tokenizers of one vocabulary differ, the baseline's
+// tokens are used when that is asked for, and the report says so.
+func TestBaselineTokens(t *testing.T) {
+	enc := runes{alphabet: letters, addBOS: true}
+	text := randomText(100) + "q" + randomText(100)
+	at := int64(strings.IndexByte(text, 'q')) + 1
+	opts := Options{Protocol: Full, Context: 20}
+	run := func(other runes) (*Report, error) {
+		return Run(context.Background(), []*Subject{subject("base", enc, &markov{size: 30}), subject("same", enc, &markov{size: 30}),
+			subject("other", other, &markov{size: 30})}, StringText("text", text), opts)
+	}
+	dropping := runes{alphabet: letters, addBOS: true, drop: "q"}
+	if _, err := run(dropping); err == nil || !strings.Contains(err.Error(), "tokenizers differ") || !strings.Contains(fault.HintOf(err), "--baseline-tokens") {
+		t.Errorf("error %v, want that the tokenizers differ and what to do", err)
+	}
+	opts.BaselineTokens = true
+	report, err := run(dropping)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, other := report.Models[1], report.Models[2]
+	if other.TokenizerDiffersAt == nil || *other.TokenizerDiffersAt != at || same.TokenizerDiffersAt != nil {
+		t.Errorf("tokenizers differ at %v and %v, want at none and %d", same.TokenizerDiffersAt, other.TokenizerDiffersAt, at)
+	}
+	if other.VsBaseline.KLMean != 0 || other.NLL != report.Models[0].NLL || other.Tokens != report.Models[0].Tokens {
+		t.Errorf("the same model on the same tokens: %+v", other)
+	}
+	if _, err := run(runes{alphabet: " abcedfghijklmnopqrstuvwxyz\n", addBOS: true}); err == nil || !strings.Contains(err.Error(), "different vocabularies") {
+		t.Errorf("error %v, want that the vocabularies differ", err)
 	}
 }
 

@@ -25,6 +25,7 @@ type evalOptions struct {
 	stride   int
 	chunks   int
 	latency  bool
+	baseline bool // baseline's tokens for all
 	gates    gateOptions
 }
 
@@ -65,6 +66,7 @@ The gates, for CI, apply to the variants, or to the only model.`,
 	flags.IntVar(&o.stride, "stride", 0, "tokens that a window moves by, for --protocol stride (default: half the context)")
 	flags.IntVar(&o.chunks, "chunks", 0, "measure at most this many windows (default: all)")
 	flags.BoolVar(&o.latency, "latency", false, "measure speed too: prefill, decoding, time to the first token")
+	flags.BoolVar(&o.baseline, "baseline-tokens", false, "measure all on the first model's tokens, even where tokenizers differ")
 	o.gates.bind(cmd)
 	return cmd
 }
@@ -73,7 +75,7 @@ The gates, for CI, apply to the variants, or to the only model.`,
 func (o *evalOptions) check(global *globalOptions, models int) (eval.Options, eval.Gates, error) {
 	opts := eval.Options{
 		Context: o.context, Stride: o.stride, Chunks: o.chunks, Threads: global.threads,
-		Latency: o.latency, Progress: global.ui.progress,
+		Latency: o.latency, BaselineTokens: o.baseline, Progress: global.ui.progress,
 	}
 	var err error
 	if opts.Protocol, err = eval.ParseProtocol(o.protocol); err != nil {
@@ -218,7 +220,7 @@ func printReport(ui *ui, r *eval.Report) error {
 		row := []string{names[i], bytesString(m.SizeBytes), fmt.Sprintf("%.2f", m.BitsPerWeight),
 			figure(m.Perplexity) + " ± " + uncertainty(m.PerplexityStderr)}
 		if vs := m.VsBaseline; vs != nil {
-			row = append(row, fmt.Sprintf("%+.2f%%", 100*(vs.PerplexityRatio-1)), figure(vs.KLMean), figure(vs.KLP99),
+			row = append(row, changeString(vs.PerplexityRatio), figure(vs.KLMean), figure(vs.KLP99),
 				fmt.Sprintf("%.1f%%", 100*vs.Top1Agreement))
 		} else if compare {
 			row = append(row, "", "", "", "")
@@ -230,6 +232,11 @@ func printReport(ui *ui, r *eval.Report) error {
 	}
 	if compare {
 		ui.print("\nchange, KL (in nats) and same top compare with %s, token by token", names[0])
+	}
+	for i, m := range r.Models {
+		if m.TokenizerDiffersAt != nil {
+			ui.print("%s: its tokenizer differs at token %d; measured on the first model's tokens", names[i], *m.TokenizerDiffersAt)
+		}
 	}
 	if m.Latency == nil {
 		return nil
@@ -259,11 +266,23 @@ func printLatency(ui *ui, r *eval.Report, names []string) error {
 	return ui.table(header, rows, 0)
 }
 
+// changeString writes a ratio as a change in percent.
+func changeString(ratio float64) string {
+	text := fmt.Sprintf("%+.2f%%", 100*(ratio-1))
+	if text == "-0.00%" || text == "+0.00%" {
+		return "0.00%"
+	}
+	return text
+}
+
 // figure writes a number with five significant digits, without an exponent if
-// it is not very large.
+// it is neither very large nor very small.
 func figure(v float64) string {
-	if v == 0 || math.IsNaN(v) || math.Abs(v) >= 1e7 {
+	switch size := math.Abs(v); {
+	case v == 0 || math.IsNaN(v) || size >= 1e7:
 		return fmt.Sprintf("%.5g", v)
+	case size < 1e-4:
+		return fmt.Sprintf("%.1e", v)
 	}
 	digits := 4 - int(math.Floor(math.Log10(math.Abs(v))))
 	return fmt.Sprintf("%.*f", min(max(digits, 0), 6), v)

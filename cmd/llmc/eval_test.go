@@ -20,6 +20,8 @@ func TestReportFits(t *testing.T) {
 	}
 	variant := base
 	variant.Path = "/models/other/Llama-3.2-1B-Instruct-bfloat16/"
+	variant.TokenizerDiffersAt = new(int64)
+	*variant.TokenizerDiffersAt = 123456
 	variant.Scheme = "compressed-tensors 4-bit, groups of 128"
 	variant.VsBaseline = &eval.Comparison{PerplexityRatio: 12.3456, KLMean: 1.234567, KLP99: 12.34567, Top1Agreement: 0.98765,
 		SizeRatio: 0.28, DecodeSpeedup: 12.345}
@@ -43,7 +45,7 @@ func TestReportFits(t *testing.T) {
 
 func TestFigure(t *testing.T) {
 	for v, want := range map[float64]string{
-		0: "0", 0.00012345678: "0.000123", 0.123456789: "0.12346", 9.87654321: "9.8765", 123.456789: "123.46", 123456.789: "123457", 3.95169e10: "3.9517e+10",
+		0: "0", 0.00012345678: "0.000123", 1.26e-7: "1.3e-07", 0.123456789: "0.12346", 9.87654321: "9.8765", 123.456789: "123.46", 123456.789: "123457", 3.95169e10: "3.9517e+10",
 	} {
 		if got := figure(v); got != want {
 			t.Errorf("%v is written %s, want %s", v, got, want)

@@ -482,7 +482,9 @@ func (q *quantization) measure(ctx context.Context, global *globalOptions, text 
 		s.SizeBytes, s.WeightBytes, s.Scheme = after, after, q.report.Scheme
 		subjects = append(subjects, s)
 	}
-	opts := eval.Options{Context: window, Threads: global.threads, Progress: global.ui.progress}
+	// What is written keeps the vocabulary, but a GGUF tokenizer may not give
+	// every text the same tokens.
+	opts := eval.Options{Context: window, Threads: global.threads, Progress: global.ui.progress, BaselineTokens: true}
 	q.report.Eval, err = eval.Run(ctx, subjects, text, opts)
 	global.ui.closeProgress()
 	return err
