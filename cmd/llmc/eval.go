@@ -235,7 +235,7 @@ func printReport(ui *ui, r *eval.Report) error {
 	}
 	for i, m := range r.Models {
 		if m.TokenizerDiffersAt != nil {
-			ui.print("%s: its tokenizer differs at token %d; measured on the first model's tokens", names[i], *m.TokenizerDiffersAt)
+			ui.print("%s: tokenizer differs at token %d, so the first model's tokens were used", names[i], *m.TokenizerDiffersAt)
 		}
 	}
 	if m.Latency == nil {
