@@ -237,6 +237,7 @@ type gptqJSON struct {
 	OldFormat      string `json:"format,omitempty"`
 	TrueSequential bool   `json:"true_sequential"`
 	Damp           any    `json:"damp_percent,omitempty"`
+	Marlin         bool   `json:"is_marlin_format,omitempty"` // for one engine's kernels, in its own order
 }
 
 func parseGPTQ(data []byte) (*Config, error) {
@@ -249,6 +250,9 @@ func parseGPTQ(data []byte) (*Config, error) {
 	}
 	if in.Format == "" {
 		in.Format = GPTQv1
+	}
+	if in.Marlin {
+		return nil, fmt.Errorf("is_marlin_format is true, supported is only the common order of codes")
 	}
 	if in.Format != GPTQv1 && in.Format != GPTQv2 {
 		return nil, fmt.Errorf("checkpoint_format is %.100q, supported are gptq, gptq_v2", in.Format)
@@ -266,6 +270,7 @@ type awqJSON struct {
 	GroupSize int      `json:"group_size"`
 	ZeroPoint bool     `json:"zero_point"`
 	Version   string   `json:"version"`
+	Format    string   `json:"checkpoint_format,omitempty"` // GPTQModel's key beside version
 	Method    Method   `json:"quant_method"`
 	Ignore    []string `json:"modules_to_not_convert"`
 }
@@ -274,6 +279,9 @@ func parseAWQ(data []byte) (*Config, error) {
 	in := awqJSON{Bits: 4, GroupSize: 128, ZeroPoint: true, Version: AWQGemm}
 	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, err
+	}
+	if in.Format != "" {
+		in.Version = in.Format
 	}
 	if v := strings.ToLower(in.Version); v != AWQGemm {
 		return nil, fmt.Errorf("version is %.100q, supported is gemm", in.Version)

