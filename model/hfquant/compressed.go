@@ -212,7 +212,6 @@ func intAt(t raw.Tensor, i int) int {
 // planInt reads int-quantized: weight I8 [rows, cols] with weight_scale and
 // maybe weight_zero_point beside it.
 func (c *Config) planInt(module string, p *reader) (func() (kernels.Matrix, error), error) {
-	s, _ := c.SchemeOf(module)
 	weight := p.take("weight", []int{p.rows, p.cols}, dtype.I8)
 	scale, groups := p.takeScale()
 	zeros := p.takeZeros(8, groups, false)
