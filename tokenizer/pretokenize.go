@@ -161,7 +161,7 @@ func (m *metaspace) split(word string, begins bool, dst []string, _ *scratch) ([
 	// A mark begins a word, but of neighbouring marks each is a word, and only
 	// the last begins the text after them.
 	from := 0
-	for i := len(m.mark); i < len(word); {
+	for i := 1; i < len(word); {
 		if !strings.HasPrefix(word[i:], m.mark) {
 			i++
 			continue

@@ -98,7 +98,7 @@ func (t *Tokenizer) findCut() cutter {
 	}
 	if len(t.pre) == 1 {
 		if p, ok := t.pre[0].(*pairSplit); ok {
-			return t.cutAtPairs(p)
+			return t.cutAtPairs(p, gap)
 		}
 	}
 	if !t.addedAllow() {
@@ -127,7 +127,7 @@ func isLetter(b byte) bool { return b|0x20 >= 'a' && b|0x20 <= 'z' }
 
 // cutAtPairs allows cuts between ASCII characters that p cuts between and no
 // added token has.
-func (t *Tokenizer) cutAtPairs(p *pairSplit) cutter {
+func (t *Tokenizer) cutAtPairs(p *pairSplit, gap rune) cutter {
 	added := newPairSplit(slices.Values([]string(nil)))
 	for _, set := range []*addedSet{&t.rawAdded, &t.normalizedAdded} {
 		for _, tok := range set.tokens {
@@ -145,14 +145,25 @@ func (t *Tokenizer) cutAtPairs(p *pairSplit) cutter {
 	}
 	mark := func(b byte) rune {
 		if b == ' ' {
-			return markRune
+			return gap
 		}
 		return rune(b)
 	}
 	return func(text string, i int) bool {
 		a, b := text[i-1], text[i]
-		return a < utf8.RuneSelf && b < utf8.RuneSelf && !added.joined[a][b] && p.cuts(mark(a), mark(b))
+		return a < utf8.RuneSelf && b < utf8.RuneSelf && !added.joined[a][b] && p.cuts(mark(a), mark(b)) && !insideUnit(text, i)
 	}
+}
+
+// insideUnit reports whether the bytes before text[i] may be those of a
+// character that reaches further, as they may where text is not UTF-8.
+func insideUnit(text string, i int) bool {
+	for k := max(0, i-3); k < i; k++ {
+		if text[k] >= 0xc0 {
+			return true
+		}
+	}
+	return false
 }
 
 // addedAllow reports whether no added token can reach across a cut between

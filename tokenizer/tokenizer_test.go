@@ -32,6 +32,19 @@ func TestEncodePieces(t *testing.T) {
 	}
 }
 
+func TestMetaspaceCutsBeforeEachMark(t *testing.T) {
+	loadCategories()
+	m := &metaspace{mark: spaceMark, prepend: prependFirst, cut: true}
+	for text, want := range map[string]string{"a b": "▁a|▁b", " a": "▁a", "a  b": "▁a|▁|▁b", "a ": "▁a|▁"} {
+		if got, _ := m.split(text, true, nil, nil); strings.Join(got, "|") != want {
+			t.Errorf("%q: got %q, want %s", text, got, want)
+		}
+	}
+	if got, _ := m.split("a b", false, nil, nil); strings.Join(got, "|") != "a|▁b" {
+		t.Errorf("within a text: %q", got)
+	}
+}
+
 func TestSpecialTokens(t *testing.T) {
 	tok, err := FromJSON(tinyMarks(t), []byte(`{"bos_token":"<s>","eos_token":{"content":"</s>"},"add_eos_token":true}`))
 	if err != nil {
