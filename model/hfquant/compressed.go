@@ -218,6 +218,7 @@ func (c *Config) planInt(module string, p *reader) (func() (kernels.Matrix, erro
 	if p.err != nil {
 		return nil, p.err
 	}
+	s, _ := c.SchemeOf(module)
 	size, err := groupSizeOf(s.GroupSize, p.cols, groups)
 	if err != nil {
 		return nil, err
