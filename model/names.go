@@ -91,6 +91,9 @@ func (f *Family) ParseStem(kind formats.Kind, stem string) (ID, bool) {
 func parseStem(table map[Role]string, stem string) (ID, bool) {
 	block, parts := -1, strings.Split(stem, ".")
 	for i, p := range parts {
+		if p == "%d" {
+			return ID{}, false // a pattern is no name
+		}
 		n, err := strconv.ParseUint(p, 10, 31)
 		if err != nil || strconv.FormatUint(n, 10) != p {
 			continue
