@@ -3,6 +3,7 @@ package quantize
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"llmc/dtype"
 	"llmc/formats"
@@ -186,6 +187,11 @@ func (p *Plan) schemes(w *model.Weights) (groups []schemeGroup, ignored []string
 	}
 	if !head {
 		ignored = append(ignored, w.Config.Family.Stem(formats.HuggingFace, model.ID{Role: model.Head, Block: -1}))
+	}
+	for _, name := range w.Extra { // of an image encoder, say: "Linear" must not mean it
+		if module, ok := strings.CutSuffix(name, ".weight"); ok {
+			ignored = append(ignored, module)
+		}
 	}
 	slices.SortStableFunc(groups, func(a, b schemeGroup) int { return len(b.modules) - len(a.modules) })
 	return groups, ignored

@@ -220,3 +220,43 @@ func TestTargetRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestQuantizationConfig asks the written configuration about every linear: it
+// has to give the plan's answer, also about a head that is tied.
+func TestQuantizationConfig(t *testing.T) {
+	for _, untied := range []bool{false, true} {
+		_, w := tiny(t, tinymodel.Spec{Untied: untied, Layers: 3})
+		w.Extra = []string{"vision_tower.layers.0.fc.weight", "vision_tower.layers.0.fc.bias"}
+		scheme := Scheme{Bits: 4, GroupSize: 128, Symmetric: true, ScaleType: dtype.BF16}
+		down := Scheme{Bits: 8, GroupSize: PerChannel, ScaleType: dtype.BF16}
+		plan, err := NewPlan(&w.Config, Describe(w), Policy{
+			Scheme: scheme, Roles: map[model.Role]Scheme{model.Down: down}, Ignore: []string{"k", "*.layers.1.*.o_proj"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := plan.quantization(w, CompressedTensors)
+		if cfg.ScaleType != dtype.BF16 || len(cfg.Schemes) != 2 {
+			t.Errorf("%d schemes with scales of %s, want 2 of BF16", len(cfg.Schemes), cfg.ScaleType)
+		}
+		asked := 0
+		for _, e := range plan.Entries {
+			if !e.ID.Role.IsLinear() {
+				continue
+			}
+			asked++
+			got, ok := cfg.SchemeOf(strings.TrimSuffix(e.Name, ".weight"))
+			if ok != e.To.IsInteger() || ok && (got.Bits != e.To.Bits || got.GroupSize != max(e.To.GroupSize, 0) || got.Symmetric != e.To.Symmetric) {
+				t.Errorf("%s: the configuration says %+v, %v; the plan says %s", e.Name, got, ok, e.To)
+			}
+		}
+		if asked != 21 {
+			t.Errorf("asked about %d linears, want 21", asked)
+		}
+		for _, module := range []string{"lm_head", "vision_tower.layers.0.fc"} {
+			if s, ok := cfg.SchemeOf(module); ok {
+				t.Errorf("%s is said to be %+v", module, s)
+			}
+		}
+	}
+}

@@ -143,6 +143,9 @@ func runConvert(ctx context.Context, global *globalOptions, o *convertOptions, p
 		report.DryRun = true
 		return report.print(ui, true)
 	}
+	if err := w.Check(ctx, func(done, total int64) { ui.progress("check", done, total) }); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
 	err = out.Write(ctx, job.out, o.force, nil, func(done, total int64) { ui.progress("convert", done, total) })
 	ui.closeProgress()
 	if err != nil {

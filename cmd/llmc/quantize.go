@@ -137,10 +137,11 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 	if o.context < 0 {
 		return nil, fault.Usage("--context is %d, allowed is 1 and more", o.context)
 	}
-	if job.out == "" && !isDemo(job.path) {
-		job.out = job.defaultOut()
+	if job.target != quantize.GGUF && isGGUFName(job.out) {
+		return nil, fault.Hint(fault.Usage("the output %s is called like a GGUF file, and %s is written as a folder", job.out, job.target),
+			"use --to gguf, or another name")
 	}
-	return job, o.checkOut(job)
+	return job, nil
 }
 
 // target settles what is written: what was asked for, what the other flags
@@ -281,25 +282,19 @@ func roleScheme(target quantize.Target, base quantize.Scheme, value string) (qua
 	return quantize.TypeScheme(mix.Default), nil
 }
 
-// checkOut refuses names that contradict what is written.
-func (o *quantizeOptions) checkOut(job *quantizeJob) error {
-	switch {
-	case job.target == quantize.GGUF || !isGGUFName(job.out):
-		return nil
-	case o.out != "":
-		return fault.Hint(fault.Usage("the output %s is called like a GGUF file, and %s is written as a folder", job.out, job.target), "use --to gguf, or another name")
-	}
-	return nil
-}
-
-// defaultOut names the output after the model and what becomes of it, in the
-// current folder.
-func (j *quantizeJob) defaultOut() string {
+// defaultOut names the output after the model and what becomes of most of its
+// linears, in the current folder.
+func (j *quantizeJob) defaultOut(plan *quantize.Plan) string {
 	base := modelBase(j.path)
 	if j.target == quantize.GGUF {
 		return base + "-" + j.policy.Mix.Name + ".gguf"
 	}
 	s := j.policy.Scheme
+	for _, e := range plan.Entries {
+		if j.policy.UniformGroups && e.To.IsInteger() {
+			s = e.To
+		}
+	}
 	group := "g" + strconv.Itoa(s.GroupSize)
 	switch s.GroupSize {
 	case quantize.PerChannel:
@@ -354,10 +349,14 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		}
 		text = &t
 	}
-	if !o.dryRun && !o.force {
-		if err := checkFree(job.out); err != nil {
-			return err
+	free := func() error {
+		if o.dryRun || o.force {
+			return nil
 		}
+		return checkFree(job.out)
+	}
+	if err := free(); err != nil {
+		return err
 	}
 	if isDemo(job.path) {
 		ui.note("no model given: quantizing the built-in demo model")
@@ -380,6 +379,9 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	}
 	if o.dryRun {
 		return q.printPlan(ui)
+	}
+	if err := free(); err != nil { // it has a name by now
+		return err
 	}
 	if err := q.carryOut(ctx, global, o.force); err != nil {
 		return err
@@ -432,6 +434,9 @@ func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, 
 	}
 	q := &quantization{job: job, from: c, weights: w, plan: plan, run: quantize.NewRun(w, plan, job.method, threads)}
 	notes := plan.Notes
+	if job.out == "" && !isDemo(job.path) {
+		job.out = job.defaultOut(plan)
+	}
 	if job.out != "" {
 		spec, err := plan.Spec(w, job.target, p.Mix)
 		if err != nil {
@@ -449,11 +454,17 @@ func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, 
 
 // carryOut rounds the weights, into the output or in memory.
 func (q *quantization) carryOut(ctx context.Context, global *globalOptions, force bool) error {
+	err := q.weights.Check(ctx, func(done, total int64) { global.ui.progress("check", done, total) })
+	if err != nil {
+		return fmt.Errorf("%s: %w", q.job.path, err)
+	}
 	progress := func(done, total int64) { global.ui.progress("quantize", done, total) }
 	if q.out == nil {
-		return q.run.Replace(ctx, progress)
+		err := q.run.Replace(ctx, progress)
+		global.ui.closeProgress()
+		return err
 	}
-	err := q.out.Write(ctx, q.job.out, force, q.run.Matrix, progress)
+	err = q.out.Write(ctx, q.job.out, force, q.run.Matrix, progress)
 	global.ui.closeProgress()
 	if err != nil {
 		return err

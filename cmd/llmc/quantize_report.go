@@ -2,11 +2,15 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"llmc/eval"
 	"llmc/formats"
+	"llmc/model/export"
 	"llmc/quantize"
 )
 
@@ -127,9 +131,24 @@ func (q *quantization) printPlan(ui *ui) error {
 	return q.printSummary(ui, "would be written to")
 }
 
-// print prints what was done.
+// store puts the report into the folder that was written.
+func (q *quantization) store() error {
+	if q.out == nil || q.job.target == quantize.GGUF {
+		return nil
+	}
+	text, err := json.MarshalIndent(&q.report, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(q.job.out, export.ReportFile), append(text, '\n'), 0o644)
+}
+
+// print prints what was done, and stores it.
 func (q *quantization) print(ui *ui) error {
 	q.addStats()
+	if err := q.store(); err != nil {
+		return fmt.Errorf("the model is written, its report is not: %w", err)
+	}
 	if err := ui.document(&q.report); err != nil {
 		return err
 	}

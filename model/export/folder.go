@@ -14,6 +14,10 @@ import (
 	"llmc/model/hfquant"
 )
 
+// ReportFile is what llmc leaves in a folder about how it was made. It is not
+// copied to what is made of the folder.
+const ReportFile = "llmc_report.json"
+
 const (
 	configFile     = "config.json"
 	generationFile = "generation_config.json"
@@ -37,11 +41,12 @@ func (e *Export) folder() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.from.Kind == formats.HuggingFace {
+		files[ReportFile] = nil
+		files[gptqFile] = nil
+	}
 	q := e.spec.Quantization
 	if q == nil || q.Method != hfquant.GPTQ {
-		if e.from.Kind == formats.HuggingFace {
-			files[gptqFile] = nil // of a source that was quantized
-		}
 		return files, nil
 	}
 	if files[gptqFile], err = q.JSON(); err != nil {
