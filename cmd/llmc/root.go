@@ -82,6 +82,9 @@ func (g *globalOptions) check() error {
 	if g.threads < 0 || g.threads > 1024 {
 		return fault.Usage("--threads is %d, allowed are 1 to 1024 (0 for one per core)", g.threads)
 	}
+	if err := kernels.CheckLevel(); err != nil {
+		return err
+	}
 	switch g.device {
 	case "auto", "cpu":
 		return nil
