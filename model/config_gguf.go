@@ -122,6 +122,9 @@ func configFromGGUF(c *formats.Checkpoint) (Config, error) {
 		return Config{}, err
 	}
 	r := &ggufReader{meta: c.Meta, arch: arch}
+	if r.integer("expert_count", 0) > 0 {
+		r.wrong(r.key("expert_count"), "0: mixtures of experts are not supported")
+	}
 	cfg := Config{Family: family, Architecture: family.Architectures[0], Pad: -1}
 	cfg.Blocks = r.integer("num_hidden_layers")
 	cfg.Context = r.integer("max_position_embeddings")
@@ -175,16 +178,19 @@ func (c *Config) readTensors(from *formats.Checkpoint) {
 }
 
 func (r *ggufReader) rope(c *Config) {
-	theta, _ := c.Family.Defaults["rope_theta"].(float64)
 	c.Rope = Rope{
 		Type:  RopeDefault,
-		Theta: r.number("rope_theta", theta),
+		Theta: r.number("rope_theta", 10000), // llama.cpp's default for every architecture
 		Dims:  r.integer("partial_rotary_factor", c.HeadDim),
 	}
 	c.LocalRope = c.Rope
 	c.LocalRope.Theta = r.number("rope_local_base_freq", 10000)
 	kind, _ := r.meta.String(r.arch + ".rope.scaling.type")
 	factor := r.number("rope_scaling.factor", r.number("rope.scale_linear", 1))
+	attn := r.number("rope_scaling.attention_factor", 1)
+	if attn != 1 && kind != "yarn" {
+		r.wrong(r.key("rope_scaling.attention_factor"), "1, or rope.scaling.type yarn")
+	}
 	switch kind {
 	case "none":
 		return
@@ -198,19 +204,19 @@ func (r *ggufReader) rope(c *Config) {
 		c.Rope.BetaFast = r.number("rope_scaling.beta_fast", 32)
 		c.Rope.BetaSlow = r.number("rope_scaling.beta_slow", 1)
 		// GGUF's factor multiplies the paper's temperature; ours is the product.
-		c.Rope.AttnFactor = r.number("rope_scaling.attention_factor", 1) * yarnAttnFactor(factor, 1)
+		c.Rope.AttnFactor = attn * yarnAttnFactor(factor, 1)
 	default:
 		r.wrong(r.arch+".rope.scaling.type", "none, linear or yarn")
 	}
 }
 
+// window reads the sliding window of the families for which llama.cpp applies
+// one: it runs Mistral and Qwen without.
 func (r *ggufReader) window(c *Config) {
-	if c.Family.Window != windowNone {
-		c.Window = r.integer("sliding_window", 0)
-	} else if c.Family.GGUF == "llama" {
-		c.Window = 0 // llama.cpp does not apply Mistral's window either
+	if c.Family.Window != windowPattern {
+		return
 	}
-	if c.Window == 0 || c.Family.Window != windowPattern {
+	if c.Window = r.integer("sliding_window", 0); c.Window == 0 {
 		return
 	}
 	if pattern, ok := r.meta.Bools(r.key("layer_types")); ok {
