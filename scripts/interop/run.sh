@@ -74,6 +74,7 @@ basic() {
 	compare blocks.py "$libraries/libggml-base.so"
 	compare formats.py
 	compare token_ids.py
+	compare token_kinds.py
 	compare conversions.py
 }
 
