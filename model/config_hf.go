@@ -121,6 +121,9 @@ func (r *hfReader) parts(c *Config) {
 	if c.Family.LogitCap && r.has("final_logit_softcapping") {
 		c.LogitCap = r.float("final_logit_softcapping")
 	}
+	if r.floatOr("attn_logit_softcapping", 0) != 0 {
+		r.fail(fault.Invalid("attn_logit_softcapping is %g, supported is only null", r.float("attn_logit_softcapping")))
+	}
 	if r.bool("use_bidirectional_attention") {
 		r.fail(fault.Invalid("use_bidirectional_attention is true, supported is only causal attention"))
 	}
@@ -363,7 +366,7 @@ func (r *hfReader) object(o *jsonobj.Object, key string) *jsonobj.Object {
 // int reads a whole number, which may be written as 4096.0.
 func (r *hfReader) int(key string) int {
 	const allowed = "a whole number"
-	var n json.Number
+	var n json.RawMessage // not json.Number, which takes strings too
 	if !r.value(key, allowed, &n) {
 		r.fail(fault.Invalid("%s is missing", key))
 		return 0
@@ -371,10 +374,10 @@ func (r *hfReader) int(key string) int {
 	if r.err != nil {
 		return 0
 	}
-	if i, err := strconv.ParseInt(n.String(), 10, 64); err == nil && int64(int(i)) == i {
+	if i, err := strconv.ParseInt(string(n), 10, 64); err == nil && int64(int(i)) == i {
 		return int(i)
 	}
-	f, err := n.Float64()
+	f, err := strconv.ParseFloat(string(n), 64)
 	if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<31 {
 		r.fail(fault.Invalid("%s is %.60s, allowed is %s", key, n, allowed))
 		return 0
