@@ -8,7 +8,6 @@ import (
 	"llmc/formats"
 	"llmc/formats/gguf"
 	"llmc/internal/fault"
-	"llmc/kernels"
 )
 
 // ggufKeys are GGUF's names for the Hugging Face keys that errors speak of.
@@ -141,10 +140,7 @@ func configFromGGUF(c *formats.Checkpoint) (Config, error) {
 	if family.LogitCap {
 		cfg.LogitCap = r.number("final_logit_softcapping", 0)
 	}
-	cfg.Activation = kernels.SiLU
-	if name, ok := family.Defaults["hidden_activation"].(string); ok {
-		cfg.Activation = activations[name]
-	}
+	cfg.Activation = family.activation()
 	cfg.readTensors(c)
 	r.rope(&cfg)
 	r.window(&cfg)
@@ -152,10 +148,7 @@ func configFromGGUF(c *formats.Checkpoint) (Config, error) {
 	if r.err != nil {
 		return Config{}, r.err
 	}
-	cfg.AttnScale = 1 / math.Sqrt(float64(cfg.HeadDim))
-	if family.EmbedScale && cfg.Blocks == 62 { // Gemma 3 27B alone scales by the width of a head's share
-		cfg.AttnScale = 1 / math.Sqrt(float64(cfg.Hidden/max(cfg.Heads, 1)))
-	}
+	cfg.AttnScale = cfg.ggufAttnScale()
 	cfg.finish()
 	return cfg, cfg.validate(r.key)
 }
@@ -249,8 +242,12 @@ func (r *ggufReader) tokens(c *Config) {
 
 // GGUF returns the configuration as the metadata that llama.cpp expects of the
 // architecture. The tokenizer's and the general keys besides the architecture
-// are left to the caller.
+// are left to the caller. What llama.cpp could not run is an error;
+// [Config.GGUFNotes] has what it runs a little differently.
 func (c *Config) GGUF() (*gguf.Metadata, error) {
+	if err := c.checkGGUF(); err != nil {
+		return nil, err
+	}
 	meta := &gguf.Metadata{}
 	arch := c.Family.GGUF
 	var err error

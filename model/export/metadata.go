@@ -70,6 +70,7 @@ func (e *Export) newMetadata(meta *metaWriter) error {
 	if meta.Metadata, err = cfg.GGUF(); err != nil {
 		return err
 	}
+	e.Notes = append(e.Notes, cfg.GGUFNotes()...)
 	meta.set("general.type", "model")
 	if name := modelName(e.from.Path); name != "" {
 		meta.set("general.name", name)
