@@ -22,6 +22,8 @@ BLOCK = {
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }
 TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+# What no kind of tokenizer in llama.cpp can express.
+LOSES_TOKENIZER = {"tinystories-656k": "merges across spaces without bytes to fall back to have no exact twin in GGUF"}
 TEXT = ("Once upon a time, there were 12 small dogs' houses - e.g. \"N° 3\" - on a hill.\n\n\n  Two spaces, a\ttab, "
         "caf\u00e9, \u4f60\u597d, \U0001f600 and 3.14159 are here; they'll stay!   \r\n")
 
@@ -58,6 +60,9 @@ def as_gguf(name, dtype, shape, data, config):
 def compare(checks, name, folder, work):
     config = json.loads((folder / "config.json").read_text())
     original = read_folder(folder)
+    if config["tie_word_embeddings"] and "model.embed_tokens.weight" not in original:
+        # Some savers keep the shared matrix under the head's name.
+        original["model.embed_tokens.weight"] = original.pop("lm_head.weight")
     out = work / f"{name}.gguf"
     common.llmc("convert", folder, "--to", "gguf", "-o", out)
     reader = gguf.GGUFReader(out)
@@ -94,6 +99,9 @@ def compare(checks, name, folder, work):
                  if n not in returned or not same_values((dtype, shape, data), returned[n])]
     checks.check(f"{name}: weights after GGUF and back", not different and len(returned) == len(original),
                  ", ".join(different[:4]) or "the same values")
+    if name in LOSES_TOKENIZER:
+        checks.skip(f"{name}: tokenizer.json after GGUF and back", LOSES_TOKENIZER[name])
+        return
     before = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT).ids
     after = Tokenizer.from_file(str(back / "tokenizer.json")).encode(TEXT).ids
     checks.same_ids(f"{name}: tokenizer.json after GGUF and back", after, before)
