@@ -51,7 +51,7 @@ func TestBadTokenizerJSON(t *testing.T) {
 		"vocab is a list":     {set("model.vocab", []int{1}), "vocab"},
 		"merge of nothing":    {set("model.merges", []string{"zz yy"}), `"zz" and "yy"`},
 		"merge of three":      {set("model.merges", []string{"a b c"}), "not two tokens"},
-		"merge of one":        {set("model.merges", [][]string{{"a"}}), "found 1 values where 2"},
+		"merge of one":        {set("model.merges", [][]string{{"a"}}), "merge 0 is of 1 tokens"},
 		"missing unk":         {set("model.unk_token", "<none>"), `unk_token "<none>"`},
 		"added id":            {set("added_tokens", []any{added(-7, "<x>", true, false)}), "id -7"},
 		"added id taken":      {set("added_tokens", []any{added(3, "<x>", true, false)}), "which is that of"},

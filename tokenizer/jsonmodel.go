@@ -13,7 +13,7 @@ import (
 type jsonModel struct {
 	Type         string          `json:"type"`
 	Vocab        json.RawMessage `json:"vocab"`
-	Merges       []jsonMerge     `json:"merges"`
+	Merges       jsonMerges      `json:"merges"`
 	UnkToken     *string         `json:"unk_token"`
 	UnkID        *int64          `json:"unk_id"`
 	FuseUnk      bool            `json:"fuse_unk"`
@@ -23,22 +23,36 @@ type jsonModel struct {
 	Suffix       string          `json:"end_of_word_suffix"`
 }
 
-// jsonMerge is a merge that is written "left right" or ["left", "right"].
+// jsonMerge is the merge of two tokens.
 type jsonMerge struct{ left, right string }
 
+// jsonMerges is a list of merges, written "left right" or ["left", "right"].
+type jsonMerges []jsonMerge
+
 // UnmarshalJSON implements json.Unmarshaler.
-func (m *jsonMerge) UnmarshalJSON(data []byte) error {
-	if len(data) > 0 && data[0] == '[' {
-		return unmarshalTuple(data, &m.left, &m.right)
+func (m *jsonMerges) UnmarshalJSON(data []byte) error {
+	var joined []string
+	if json.Unmarshal(data, &joined) == nil {
+		*m = make(jsonMerges, len(joined))
+		for i, s := range joined {
+			left, right, ok := strings.Cut(s, " ")
+			if !ok || strings.Contains(right, " ") {
+				return fault.Invalid("merge %d %q is not two tokens with a space between", i, s)
+			}
+			(*m)[i] = jsonMerge{left, right}
+		}
+		return nil
 	}
-	var s string
-	if err := json.Unmarshal(data, &s); err != nil {
+	var pairs [][]string
+	if err := json.Unmarshal(data, &pairs); err != nil {
 		return err
 	}
-	var ok bool
-	m.left, m.right, ok = strings.Cut(s, " ")
-	if !ok || strings.Contains(m.right, " ") {
-		return fault.Invalid("merge %q is not two tokens with a space between", s)
+	*m = make(jsonMerges, len(pairs))
+	for i, p := range pairs {
+		if len(p) != 2 {
+			return fault.Invalid("merge %d is of %d tokens, not of 2", i, len(p))
+		}
+		(*m)[i] = jsonMerge{p[0], p[1]}
 	}
 	return nil
 }
