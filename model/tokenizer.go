@@ -33,12 +33,3 @@ func OpenTokenizer(c *formats.Checkpoint) (*tokenizer.Tokenizer, error) {
 	}
 	return tokenizer.FromJSON(text, config)
 }
-
-// CheckTokenizer refuses a tokenizer that can give ids that the embedding has
-// no row for.
-func (c *Config) CheckTokenizer(t *tokenizer.Tokenizer) error {
-	if t.Size() > c.Vocab {
-		return fault.Invalid("the tokenizer has %d tokens, the model %d: they do not belong together", t.Size(), c.Vocab)
-	}
-	return nil
-}
