@@ -410,6 +410,28 @@ func TestFailureLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestLostWindow converts a model whose window GGUF cannot express.
+func TestLostWindow(t *testing.T) {
+	cfg := tinyConfig(t, "mistral")
+	cfg.Window = 32
+	c := fromMemory(t, randomFiles(t, &cfg, dtype.BF16))
+	w, err := model.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	items, err := Plain(w, formats.GGUF, dtype.Invalid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := New(c, w, Spec{Kind: formats.GGUF, Items: items})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(e.Notes, "\n"); !strings.Contains(notes, "sliding window") {
+		t.Errorf("notes %q say nothing of the window", notes)
+	}
+}
+
 // TestFitVocab makes vocabularies as long as the embedding.
 func TestFitVocab(t *testing.T) {
 	vocab := func() tokenizer.Vocab {

@@ -71,6 +71,9 @@ func (e *Export) newMetadata(meta *metaWriter) error {
 		return err
 	}
 	e.Notes = append(e.Notes, cfg.GGUFNotes()...)
+	if cfg.Window > 0 && !meta.Has(cfg.Family.GGUF+".attention.sliding_window") {
+		e.Notes = append(e.Notes, fmt.Sprintf("GGUF has no sliding window for %s: beyond %d tokens the model sees more than it was trained to", cfg.Family.Name, cfg.Window))
+	}
 	meta.set("general.type", "model")
 	if name := modelName(e.from.Path); name != "" {
 		meta.set("general.name", name)
