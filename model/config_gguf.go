@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -55,7 +56,7 @@ func (r *ggufReader) wrong(key, want string) {
 	}
 	if r.meta.Has(key) {
 		value, _ := r.meta.Get(key)
-		r.err = fault.Invalid("%s is %.60v, want %s", key, value, want)
+		r.err = fault.Invalid("%s is %.60s, want %s", key, fmt.Sprint(value), want)
 		return
 	}
 	r.err = fault.Invalid("the metadata has no %s, want %s", key, want)
