@@ -102,6 +102,9 @@ func (p *Policy) check(tensors []Tensor) error {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fault.Usage("ignore pattern %q is not a valid glob: %w", pattern, err)
 		}
+		if head, _ := path.Match(pattern, "lm_head"); head {
+			continue // a habit, and no mistake where the head is tied
+		}
 		if !slices.ContainsFunc(tensors, func(t Tensor) bool { return matches(pattern, t) }) {
 			return fault.Hint(fault.Usage("ignore pattern %q matches no tensor", pattern),
 				"patterns are roles (q, k, v, o, gate, up, down, embed, head) or globs on tensor names")

@@ -66,7 +66,7 @@ func TestPlan(t *testing.T) {
 		{"roles and patterns", Policy{
 			Scheme: int4(32),
 			Roles:  map[model.Role]Scheme{model.Down: {Bits: 6, GroupSize: 32, ScaleType: dtype.F16}, model.V: TypeScheme(dtype.BF16)},
-			Ignore: []string{"gate", "model.layers.1.*.q_proj", "*.0.*.o_proj.weight"},
+			Ignore: []string{"gate", "model.layers.1.*.q_proj", "*.0.*.o_proj.weight", "lm_head"},
 		}, map[string]string{
 			"model.layers.0.mlp.down_proj.weight":    "int6:g32:asym",
 			"model.layers.0.self_attn.v_proj.weight": "BF16",
