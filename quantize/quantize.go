@@ -33,8 +33,8 @@ type Needs uint8
 // What a method can ask calibration for.
 const (
 	NeedsNothing    Needs = 0
-	NeedsMeanSquare Needs = 1 << iota
-	NeedsHessian
+	NeedsMeanSquare Needs = 1
+	NeedsHessian    Needs = 2
 )
 
 // Method turns the weight of one layer into codes. A method keeps no state
