@@ -93,3 +93,34 @@ func validText(s string) string {
 	}
 	return b.String()
 }
+
+// lenientText is validText as llama.cpp has it: sequences that are longer than
+// they need to be count as their character, and surrogates stay as they are.
+func lenientText(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	b := make([]byte, 0, len(s)+16)
+	for i := 0; i < len(s); {
+		n := unitLength(s[i:])
+		r, ok := rune(s[i]), n == 1 && s[i] < utf8.RuneSelf
+		if n > 1 && s[i] < 0xf8 {
+			r, ok = rune(s[i])&(0x7f>>n), s[i]>>(7-n) == 1<<(n+1)-2
+			for _, c := range []byte(s[i+1 : i+n]) {
+				ok = ok && c&0xc0 == 0x80
+				r = r<<6 | rune(c&0x3f)
+			}
+		}
+		switch {
+		case !ok || r > utf8.MaxRune:
+			b = append(b, "\ufffd"...)
+			n = 1
+		case !utf8.ValidRune(r):
+			b = append(b, s[i:i+n]...)
+		default:
+			b = utf8.AppendRune(b, r)
+		}
+		i += n
+	}
+	return string(b)
+}

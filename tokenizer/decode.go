@@ -17,6 +17,7 @@ type pieceStyle struct {
 	space      string // the mark that stands for a space, "" if none
 	suffix     string // of the last token of a word, "" if none
 	rawBytes   bool   // any byte can be encoded: text need not be UTF-8
+	lenient    bool   // what is not UTF-8 is read as llama.cpp does
 
 	leadingSpace bool // without decoders: the encoder puts a space before a text
 }

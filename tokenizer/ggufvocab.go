@@ -177,7 +177,7 @@ func (t *Tokenizer) loadMerges(v *Vocab, d *ggufDefaults) error {
 	if err := b.internMerges(v, t.ids); err != nil {
 		return err
 	}
-	t.pieces = pieceStyle{byteLevel: !p.raw, byteTokens: p.raw}
+	t.pieces = pieceStyle{byteLevel: !p.raw, byteTokens: p.raw, lenient: true}
 	if p.raw {
 		t.pieces.space = spaceMark
 		t.normalizers = append(t.normalizers, replaceString(" ", spaceMark))

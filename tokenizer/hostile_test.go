@@ -146,3 +146,20 @@ func TestGarbageIsEncoded(t *testing.T) {
 		tok.Decode(tok.Encode(garbage, true, true))
 	}
 }
+
+func TestInvalidTextIsReadAsLlamaDoes(t *testing.T) {
+	for text, want := range map[string]string{
+		"é\xff":               "é\ufffd",
+		"\xc0\xaf":             "/",
+		"\xe0\x80\xafa":        "/a",
+		"\xed\xa0\x80":         "\xed\xa0\x80",
+		"\xe2\x96":             "\ufffd\ufffd",
+		"\xf8\x80\x80\x80\x80": "\ufffd\ufffd\ufffd\ufffd\ufffd",
+		"\xf7\xbf\xbf\xbf":     "\ufffd\ufffd\ufffd\ufffd",
+		"a\xe2b":               "a\ufffdb",
+	} {
+		if got := lenientText(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}

@@ -44,7 +44,8 @@ func (n *t5Normalizer) normalize(text string) string {
 
 // next returns what the beginning of text, of length bytes, becomes.
 func (n *t5Normalizer) next(text string) (part string, length int) {
-	if length, _ := n.userDefined.longest(text); length > 0 {
+	// llama.cpp leaves as it is even what a user-defined token only begins with.
+	if length := n.userDefined.common(text); length > 0 {
 		return text[:length], length
 	}
 	if n.charsmap != nil {

@@ -103,7 +103,9 @@ func (t *Tokenizer) scratch() *scratch {
 // encodeText appends the ids of text, which continues one that has been cut
 // where it may be, or begins one.
 func (t *Tokenizer) encodeText(text string, parseSpecial, continued bool, s *scratch, out []int32) []int32 {
-	if !t.pieces.rawBytes {
+	if t.pieces.lenient {
+		text = lenientText(text)
+	} else if !t.pieces.rawBytes {
 		text = validText(text)
 	}
 	s.fragments = t.rawAdded.split(text, parseSpecial, s.fragments[:0])

@@ -53,3 +53,14 @@ func (t *trie) longest(text string) (length int, value int32) {
 	}
 	return length, value
 }
+
+// common returns how many bytes of text some string in t begins with.
+func (t *trie) common(text string) int {
+	node := int32(0)
+	for i := range len(text) {
+		if node = t.step(node, text[i]); node == 0 {
+			return i
+		}
+	}
+	return len(text)
+}
