@@ -149,7 +149,7 @@ func TestGarbageIsEncoded(t *testing.T) {
 
 func TestInvalidTextIsReadAsLlamaDoes(t *testing.T) {
 	for text, want := range map[string]string{
-		"é\xff":               "é\ufffd",
+		"é\xff":                "é\ufffd",
 		"\xc0\xaf":             "/",
 		"\xe0\x80\xafa":        "/a",
 		"\xed\xa0\x80":         "\xed\xa0\x80",
