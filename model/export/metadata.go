@@ -87,6 +87,9 @@ func (e *Export) newMetadata(meta *metaWriter) error {
 	if err != nil {
 		return fmt.Errorf("the tokenizer cannot be written as GGUF metadata: %w", err)
 	}
+	for _, note := range vocab.Notes {
+		e.Notes = append(e.Notes, "tokenizer: from GGUF, "+note)
+	}
 	if err := e.fitVocab(&vocab, cfg.Vocab); err != nil {
 		return err
 	}
