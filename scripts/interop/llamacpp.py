@@ -257,13 +257,16 @@ class Model:
             row = self.logits([best], keep=True)[-1]
 
     def perplexity(self, text, chunks=0):
-        """Perplexity, its standard error and the number of chunks.
+        """Perplexity of a text, its standard error and the number of chunks."""
+        return self.perplexity_of_ids(self.tokenize(text), chunks)
+
+    def perplexity_of_ids(self, ids, chunks=0):
+        """Perplexity of token ids (a NumPy array), its standard error and the number of chunks.
 
         The text is cut into chunks of the context; each starts over, its first
         token replaced by the begin token where the model adds one, and the
         second half of it is scored.
         """
-        ids = self.tokenize(text)
         n, first = self.context, self.context // 2
         total = len(ids) // n
         if chunks:

@@ -98,6 +98,11 @@ def run(checks, library, case, work):
         for prompt in case.prompts:
             greedy(checks, theirs, case, plain, prompt)
         reference, _, chunks = theirs.perplexity(text, case.chunks)
+        if not case.exact_tokens:
+            ids = np.array(common.llmc("tokenize", case.source, "--text", case.text).split(), dtype=np.int32)
+            value, _, n = theirs.perplexity_of_ids(ids, case.chunks)
+            mine = common.evaluate([case.source], case.text, case.context, case.chunks)[0]
+            checks.near(f"{case.name}: perplexity over {n} chunks of the source's own token ids", mine["perplexity"], value, EXACT)
     for model in sources(case, plain):
         report = common.evaluate([model], case.text, case.context, case.chunks)[0]
         checks.near(f"{case.name}: perplexity over {chunks} chunks of {case.context} by {model.name}",
