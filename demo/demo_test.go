@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"llmc/demo/corpus"
+	"llmc/eval"
+	"llmc/kernels"
 	"llmc/tokenizer"
 )
 
@@ -139,6 +141,31 @@ func TestTokenizerFits(t *testing.T) {
 	}
 	if perToken := float64(len(EvalText())) / float64(len(ids)); perToken < 2.5 {
 		t.Errorf("%.2f bytes a token, want at least 2.5", perToken)
+	}
+}
+
+// TestModelIsTrained measures the model on a part of both texts. Without
+// training the perplexity is about the vocabulary's size, 1024.
+func TestModelIsTrained(t *testing.T) {
+	c, err := Checkpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	dev := kernels.NewCPU(0)
+	defer dev.Close()
+	subject, err := eval.Load(dev, c, Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"evaluation": EvalText(), "calibration": CalibrationText()} {
+		report, err := eval.Run(t.Context(), []*eval.Subject{subject}, eval.StringText(name, text), eval.Options{Chunks: 8})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := report.Models[0].Perplexity; got < 1.2 || got > 1.8 {
+			t.Errorf("the perplexity of the %s text is %.3f, want 1.2 to 1.8", name, got)
+		}
 	}
 }
 
