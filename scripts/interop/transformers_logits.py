@@ -78,11 +78,11 @@ FAMILIES = [
     (Gemma3TextConfig, Gemma3ForCausalLM, {
         "layer types": dict(head_dim=32, sliding_window=8, layer_types=LAYERS, query_pre_attn_scalar=32),
         "pattern of 6": dict(head_dim=16, sliding_window=8, num_hidden_layers=7, query_pre_attn_scalar=100),
-        "local rope": dict(head_dim=16, sliding_window=8, layer_types=LAYERS,
+        "local rope": dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=8, layer_types=LAYERS,
                            rope_parameters=local({}, dict(rope_theta=500.0))),
-        "rope linear": dict(head_dim=16, sliding_window=8, layer_types=LAYERS,
+        "rope linear": dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=8, layer_types=LAYERS,
                             rope_parameters=local(dict(rope_type="linear", factor=8.0), {})),
-        "capped logits, untied": dict(head_dim=16, sliding_window=8, layer_types=LAYERS,
+        "capped logits, untied": dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=8, layer_types=LAYERS,
                                       final_logit_softcapping=1.5, tie_word_embeddings=False),
         "biases, silu": dict(head_dim=16, sliding_window=8, layer_types=LAYERS, attention_bias=True,
                              hidden_activation="silu"),
@@ -126,7 +126,8 @@ def stored_as(name, path, dtype):
 
 
 def multimodal(path):
-    text = Gemma3TextConfig(**SMALL | dict(head_dim=16, sliding_window=8, layer_types=LAYERS))
+    text = Gemma3TextConfig(**SMALL | dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=8,
+                                           layer_types=LAYERS))
     vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28,
                   patch_size=14)
     made = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text.to_dict(), vision_config=vision,
