@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -254,6 +255,33 @@ func TestWindowsByBlock(t *testing.T) {
 		}
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: windows are %v, want %s", name, got, want)
+		}
+	}
+}
+
+// TestYaRN reads the switches of YaRN's rotation and their defaults.
+func TestYaRN(t *testing.T) {
+	base := Rope{Type: RopeYaRN, Theta: 10000, Dims: 8, Factor: 4, OriginalContext: 1024, BetaFast: 32, BetaSlow: 1, AttnFactor: 0.1*math.Log(4) + 1}
+	for _, tt := range []struct {
+		keys settings
+		want func(r *Rope)
+	}{
+		{settings{}, func(*Rope) {}},
+		{settings{"factor": absent}, func(*Rope) {}}, // the training context over the original one
+		{settings{"truncate": true}, func(*Rope) {}},
+		{settings{"truncate": false}, func(r *Rope) { r.NoTruncate = true }},
+		{settings{"beta_fast": 20, "beta_slow": 2}, func(r *Rope) { r.BetaFast, r.BetaSlow = 20, 2 }},
+		{settings{"attention_factor": 1.5}, func(r *Rope) { r.AttnFactor = 1.5 }},
+		{settings{"mscale": 2, "mscale_all_dim": 1}, func(r *Rope) { r.AttnFactor = (0.2*math.Log(4) + 1) / (0.1*math.Log(4) + 1) }},
+		{settings{"mscale": 2}, func(*Rope) {}},
+		{settings{"original_max_position_embeddings": absent}, func(r *Rope) { r.OriginalContext = 4096 }},
+		{settings{"factor": 0.5}, func(r *Rope) { r.Factor, r.AttnFactor = 0.5, 1 }},
+	} {
+		keys := settings{"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 1024}.with(tt.keys)
+		want := base
+		tt.want(&want)
+		if got := parse(t, smallConfig("LlamaForCausalLM").with(settings{"rope_scaling": keys})).Rope; got != want {
+			t.Errorf("%v: got %+v, want %+v", tt.keys, got, want)
 		}
 	}
 }

@@ -115,3 +115,58 @@ func (c *golden) encode(t *testing.T, config *Config, g *kernels.Groups, want Pa
 		}
 	}
 }
+
+// TestShortLastGroup reads columns that the group size does not divide.
+func TestShortLastGroup(t *testing.T) {
+	g := random(6, 4, 40, 4, 16, true)
+	g.GroupSize = 40 // to be written
+	g.Scales = g.Scales[:4]
+	c := compressed(4, 16, true)
+	list := parts(t, c, g)
+	scale := raw.Tensor{Name: "weight_scale", Type: dtype.BF16, Shape: []int{4, 3}, Data: make([]byte, 24)}
+	for i := range 12 {
+		put16(scale.Data, i, dtype.F32ToBF16(float32(i+1)))
+	}
+	list["weight_scale"] = scale
+	m, err := c.Decode(linear, list, 4, 40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := m.(*kernels.Groups); got.GroupSize != 16 || got.Groups() != 3 || got.Scales[11] != 12 {
+		t.Errorf("got groups of %d, %d a row", got.GroupSize, got.Groups())
+	}
+}
+
+// TestPaddingIsIgnored sets the bits behind the last code of each row.
+func TestPaddingIsIgnored(t *testing.T) {
+	g := random(7, 3, 37, 3, 0, true)
+	c := compressed(3, 0, true)
+	list := parts(t, c, g)
+	packed := list["weight_packed"].Data // 111 bits of 128 are used
+	for r := range g.Rows {
+		packed[16*r+13] |= 0x80
+		packed[16*r+14], packed[16*r+15] = 0xff, 0xff
+	}
+	m, err := c.Decode(linear, list, g.Rows, g.Cols)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m.(*kernels.Groups).Codes, g.Codes) {
+		t.Error("codes differ where only padding does")
+	}
+}
+
+// TestZeroPointWraps reads the zero point 0 from version 1, which stores it as
+// the largest code.
+func TestZeroPointWraps(t *testing.T) {
+	c := gptq(4, GPTQv1)
+	list := parts(t, c, fixed(64, 96, 4, 32))
+	list["qzeros"].Data[0] |= 0x0f
+	m, err := c.Decode(linear, list, 64, 96)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if z := m.(*kernels.Groups).Zeros[0]; z != 0 {
+		t.Errorf("the zero point is %d, want 0", z)
+	}
+}

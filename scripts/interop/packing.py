@@ -140,6 +140,10 @@ def cases():
     for bits in (3, 5, 6, 7):
         yield one(f"compressed-tensors 0.12 {bits} bits", scheme(bits, 16, False, version="0.12.2"), 11, 48, bits, 3,
                   False, compressed(11, 48, bits, 3, False, old=True))
+    # Rows of two words in either layout, so that only the version tells them apart.
+    for version in ("0.12.2", "0.20.0"):
+        yield one(f"compressed-tensors {version} 5 bits, 7 columns", scheme(5, 0, False, version=version), 7, 7, 5, 1,
+                  False, compressed(7, 7, 5, 1, False, old=version == "0.12.2"))
     for symmetric in (True, False):
         yield one(f"int-quantized, symmetric {symmetric}", scheme(8, 0, symmetric, "int-quantized"), 5, 24, 8, 1,
                   symmetric, integers(5, 24, 1, symmetric))
