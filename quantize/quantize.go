@@ -8,6 +8,7 @@ package quantize
 import (
 	"context"
 
+	"llmc/calibrate"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -21,11 +22,7 @@ type Layer struct {
 }
 
 // Inputs is what calibration knows of the activations that a linear multiplies.
-type Inputs struct {
-	Tokens     int       // rows that were seen
-	MeanSquare []float32 // [in] mean of x² of each input channel
-	Hessian    []float32 // [in, in] X Xᵀ over all tokens; nil unless asked for
-}
+type Inputs = calibrate.Inputs
 
 // Needs is what a method must know of a layer's inputs.
 type Needs uint8

@@ -1,0 +1,84 @@
+package calibrate
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"llmc/internal/fault"
+	"llmc/tokenizer"
+)
+
+// Sampling says which windows of a text are used.
+type Sampling struct {
+	Samples int    // windows, at most
+	Context int    // tokens of a window, the BOS included
+	Seed    uint64 // chooses the windows
+}
+
+func (s Sampling) check() error {
+	switch {
+	case s.Samples < 1:
+		return fault.Usage("%d samples of calibration text asked for, allowed is 1 and more", s.Samples)
+	case s.Context < 2:
+		return fault.Usage("samples of %d tokens of calibration text asked for, allowed is 2 and more", s.Context)
+	}
+	return nil
+}
+
+// Windows cuts a text into windows of s.Context tokens that do not overlap and
+// returns s.Samples of them, chosen by s.Seed, in the order of the text; all of
+// them when there are fewer. A tokenizer that puts a BOS before a text puts it
+// before every window, because that is what the model sees in use.
+//
+// Text that is binary, shorter than one window, or one token over and over is
+// an error: what a method would learn from it is nothing.
+func Windows(t *tokenizer.Tokenizer, text string, s Sampling) ([][]int32, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	if i := strings.IndexByte(text, 0); i >= 0 {
+		return nil, fault.Invalid("the calibration text is not text: NUL byte at offset %d", i)
+	}
+	if !utf8.ValidString(text) {
+		return nil, fault.Invalid("the calibration text is not UTF-8")
+	}
+	ids := t.Encode(text, false, false)
+	body := s.Context
+	bos, hasBOS := t.BOS()
+	hasBOS = hasBOS && t.AddsBOS()
+	if hasBOS {
+		body--
+	}
+	count := len(ids) / body
+	if count == 0 {
+		return nil, fault.Hint(fault.Invalid("the calibration text has %d tokens, one sample needs %d", len(ids), body),
+			"use a longer text, or a shorter calibration context")
+	}
+	var windows [][]int32
+	for _, i := range choose(count, s) {
+		var window []int32
+		if hasBOS {
+			window = append(window, bos)
+		}
+		windows = append(windows, append(window, ids[i*body:][:body]...))
+	}
+	if repeated(ids) {
+		return nil, fault.Invalid("the calibration text is one token (%d) over and over", ids[0])
+	}
+	return windows, nil
+}
+
+// choose returns which of count windows are taken, in order.
+func choose(count int, s Sampling) []int {
+	// The second word only sets this choice apart from others with the seed.
+	order := rand.New(rand.NewPCG(s.Seed, 0x63616c6962726174)).Perm(count)
+	order = order[:min(count, s.Samples)]
+	slices.Sort(order)
+	return order
+}
+
+func repeated(ids []int32) bool {
+	return !slices.ContainsFunc(ids, func(id int32) bool { return id != ids[0] })
+}
