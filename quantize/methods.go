@@ -10,6 +10,11 @@ import (
 type Options struct {
 	Clip    Clip
 	Threads int // 0 means one per core
+
+	// Of methods that solve against a Hessian; see [GPTQSolver].
+	Damp         float64
+	ActOrder     bool
+	StaticGroups bool
 }
 
 // methods are the methods by name. A new one is a line here.
@@ -17,7 +22,8 @@ var methods = []struct {
 	name string
 	make func(Options) Method
 }{
-	{"rtn", func(o Options) Method { return RTN(o) }},
+	{"rtn", func(o Options) Method { return RTN{Clip: o.Clip, Threads: o.Threads} }},
+	{"gptq", func(o Options) Method { return GPTQSolver(o) }},
 }
 
 // NewMethod returns the method of a name.

@@ -19,6 +19,8 @@ type Layer struct {
 	ID     model.ID
 	Weight kernels.Matrix // [out, in]
 	Inputs *Inputs        // what calibration saw; nil when it did not run
+	// Solution, when not nil, receives what the method has to say of the layer.
+	Solution *Solution
 }
 
 // Inputs is what calibration knows of the activations that a linear multiplies.

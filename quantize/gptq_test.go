@@ -1,0 +1,366 @@
+package quantize
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"gonum.org/v1/gonum/mat"
+
+	"llmc/dtype"
+	"llmc/kernels"
+)
+
+// correlatedInputs is X Xᵀ of tokens inputs that share two directions and
+// differ in size from channel to channel.
+func correlatedInputs(seed uint64, cols, tokens int) *Inputs {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	sizes, mix := make([]float64, cols), make([]float64, 2*cols)
+	for i := range sizes {
+		sizes[i] = math.Exp(rng.NormFloat64() / 2)
+		mix[i], mix[cols+i] = rng.NormFloat64(), rng.NormFloat64()
+	}
+	in := &Inputs{Tokens: tokens, MeanSquare: make([]float32, cols), Hessian: make([]float32, cols*cols)}
+	x := make([]float64, cols)
+	for range tokens {
+		a, b := rng.NormFloat64(), rng.NormFloat64()
+		for i := range x {
+			x[i] = sizes[i] * (rng.NormFloat64()/2 + a*mix[i] + b*mix[cols+i])
+		}
+		for i := range cols {
+			for j := range cols {
+				in.Hessian[i*cols+j] += float32(x[i] * x[j])
+			}
+		}
+	}
+	for i := range cols {
+		in.MeanSquare[i] = in.Hessian[i*cols+i] / float32(tokens)
+	}
+	return in
+}
+
+// slowGPTQ is section 3 of arXiv 2210.17323 column by column in float64: each
+// error is spread over all free columns by the inverse of the Hessian, which
+// then loses the column by Gaussian elimination (equations 2 and 3). No blocks,
+// no Cholesky factor, columns stay in their places.
+func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolver) [][]uint8 {
+	t.Helper()
+	n := w.cols
+	damped := mat.NewDense(n, n, nil)
+	order, mean := make([]int, n), 0.0
+	for i := range n {
+		order[i] = i
+		mean += float64(hessian[i*n+i]) / float64(n)
+		for j := range n {
+			damped.Set(i, j, float64(hessian[i*n+j]))
+		}
+	}
+	if m.ActOrder {
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(damped.At(b, b), damped.At(a, a)) })
+	}
+	for i := range n {
+		damped.Set(i, i, damped.At(i, i)+cmp.Or(m.Damp, DefaultDamp)*mean)
+	}
+	var inverse mat.Dense
+	if err := inverse.Inverse(damped); err != nil {
+		t.Fatal(err)
+	}
+	values := make([]float64, len(w.data))
+	for i, v := range w.data {
+		values[i] = float64(v)
+	}
+	pick := func(r int, columns []int) []float32 {
+		var x []float32
+		for _, c := range columns {
+			x = append(x, float32(values[r*n+c]))
+		}
+		return x
+	}
+	natural := make([]int, n)
+	for i := range natural {
+		natural[i] = i
+	}
+	type grid struct {
+		scale float64
+		zero  int
+	}
+	fit := func(x []float32) grid {
+		if m.Clip == ClipMSE {
+			g, err := FitGrid(s, m.Clip, x, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return grid{float64(g.Scale), int(g.Zero)}
+		}
+		scale, zero := slowGrid(s, x)
+		return grid{scale, zero}
+	}
+	// grids[r][group], filled before any column is fixed where ranges are
+	// static; the members of a group are columns, or positions with act-order.
+	size := s.GroupSize
+	if size <= 0 {
+		size = n
+	}
+	static := s.GroupSize <= 0 || m.ActOrder && m.StaticGroups
+	grids := make([][]grid, w.rows)
+	for r := range grids {
+		grids[r] = make([]grid, (n+size-1)/size)
+		for g := range grids[r] {
+			if s.GroupSize == PerTensor {
+				grids[r][g] = fit(w.data)
+			} else if static {
+				grids[r][g] = fit(pick(r, natural[g*size:min((g+1)*size, n)]))
+			}
+		}
+	}
+	codes := make([][]uint8, w.rows)
+	for r := range codes {
+		codes[r] = make([]uint8, n)
+	}
+	for p, c := range order {
+		group := p / size
+		if static {
+			group = c / size
+		}
+		diagonal := inverse.At(c, c)
+		for r := range w.rows {
+			if !static && p%size == 0 {
+				grids[r][group] = fit(pick(r, order[p:min(p+size, n)]))
+			}
+			g := grids[r][group]
+			code := math.RoundToEven(values[r*n+c]/g.scale) + float64(g.zero)
+			code = min(max(code, 0), math.Exp2(float64(s.Bits))-1)
+			codes[r][c] = uint8(code)
+			e := (values[r*n+c] - g.scale*(code-float64(g.zero))) / diagonal
+			for _, free := range order[p+1:] {
+				values[r*n+free] -= e * inverse.At(c, free)
+			}
+		}
+		for _, i := range order[p+1:] {
+			for _, j := range order[p+1:] {
+				inverse.Set(i, j, inverse.At(i, j)-inverse.At(i, c)*inverse.At(c, j)/diagonal)
+			}
+		}
+	}
+	return codes
+}
+
+func solved(t *testing.T, m GPTQSolver, w kernels.Matrix, in *Inputs, s Scheme) (*kernels.Groups, Solution) {
+	t.Helper()
+	var solution Solution
+	q, err := m.Quantize(context.Background(), Layer{Name: "layer", Weight: w, Inputs: in, Solution: &solution}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, ok := q.(*kernels.Groups)
+	if !ok {
+		t.Fatalf("got a %T, want *kernels.Groups", q)
+	}
+	if err := g.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return g, solution
+}
+
+func TestGPTQEqualsColumnByColumn(t *testing.T) {
+	shapes := []struct {
+		rows, cols int
+		groups     []int
+	}{
+		{8, 6, []int{PerTensor, PerChannel, 2, 4, 100}},
+		{64, 48, []int{PerTensor, PerChannel, 16, 32}},
+		{5, 200, []int{PerChannel, 32, 96, 160}}, // several blocks of columns
+	}
+	orders := []GPTQSolver{{}, {ActOrder: true}, {ActOrder: true, StaticGroups: true}}
+	for _, shape := range shapes {
+		w := randomMatrix(uint64(shape.cols), shape.rows, shape.cols)
+		in := correlatedInputs(7, shape.cols, 3*shape.cols)
+		for _, group := range shape.groups {
+			for i, bits := range []int{2, 3, 4, 8} {
+				if bits == 8 && shape.cols > 100 {
+					continue // so many fine codes meet ties that float32 breaks differently
+				}
+				for _, m := range orders {
+					s := Scheme{Bits: bits, GroupSize: group, Symmetric: i%2 == 0, ScaleType: dtype.F16}
+					for range 2 {
+						s.Symmetric = !s.Symmetric
+						name := fmt.Sprintf("%dx%d %s act-order=%v static=%v", shape.rows, shape.cols, s, m.ActOrder, m.StaticGroups)
+						if shape.cols < 100 {
+							m.Clip = Clip(i % 2)
+						}
+						got, _ := solved(t, m, w, in, s)
+						compareCodes(t, name, got, slowGPTQ(t, w, in.Hessian, s, m))
+					}
+				}
+			}
+		}
+	}
+}
+
+func compareCodes(t *testing.T, name string, got *kernels.Groups, want [][]uint8) {
+	t.Helper()
+	row := make([]uint8, got.Cols)
+	for r := range got.Rows {
+		got.RowCodes(row, r)
+		if !slices.Equal(row, want[r]) {
+			t.Errorf("%s: row %d has codes\n%d, want\n%d", name, r, row, want[r])
+			return
+		}
+	}
+}
+
+// TestGPTQGroupsOfColumns checks which matrices name the group of each column,
+// and that each column's group is that of its position.
+func TestGPTQGroupsOfColumns(t *testing.T) {
+	w, in := randomMatrix(1, 8, 48), correlatedInputs(3, 48, 200)
+	s := Scheme{Bits: 4, GroupSize: 16, Symmetric: true, ScaleType: dtype.F16}
+	if g, _ := solved(t, GPTQSolver{}, w, in, s); g.GroupOf != nil {
+		t.Error("groups of columns are named without act-order")
+	}
+	if g, _ := solved(t, GPTQSolver{ActOrder: true, StaticGroups: true}, w, in, s); g.GroupOf != nil {
+		t.Error("groups of columns are named with static groups")
+	}
+	g, _ := solved(t, GPTQSolver{ActOrder: true}, w, in, s)
+	for c := range 48 {
+		larger := 0
+		for other := range 48 {
+			if in.Hessian[other*49] > in.Hessian[c*49] {
+				larger++
+			}
+		}
+		if int(g.GroupOf[c]) != larger/16 {
+			t.Fatalf("column %d with %d larger ones is in group %d, want %d", c, larger, g.GroupOf[c], larger/16)
+		}
+	}
+}
+
+func TestGPTQBeatsRTN(t *testing.T) {
+	for seed := range uint64(8) {
+		w, in := randomMatrix(seed, 32, 96), correlatedInputs(seed, 96, 400)
+		for _, bits := range []int{2, 3, 4} {
+			s := Scheme{Bits: bits, GroupSize: 32, Symmetric: seed%2 == 0, ScaleType: dtype.F16}
+			rtn, err := RTN{}.Quantize(context.Background(), Layer{Weight: w}, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			gptq, _ := solved(t, GPTQSolver{ActOrder: seed%3 == 0, StaticGroups: true}, w, in, s)
+			a, b := OutputError(w, gptq, in.Hessian, 1), OutputError(w, rtn, in.Hessian, 1)
+			if !(a < b) {
+				t.Errorf("seed %d, %s: GPTQ's output error is %.4f, RTN's %.4f", seed, s, a, b)
+			}
+		}
+	}
+}
+
+func TestOutputError(t *testing.T) {
+	w, q := f32Matrix{1, 2, []float32{3, 4}}, f32Matrix{1, 2, []float32{3, 3}}
+	// One input (1, 2): outputs 11 and 9.
+	if got := OutputError(w, q, []float32{1, 2, 2, 4}, 1); math.Abs(got-2.0/11) > 1e-6 {
+		t.Errorf("got %g, want %g", got, 2.0/11)
+	}
+	if got := OutputError(w, q, make([]float32, 4), 1); got != 0 {
+		t.Errorf("got %g for inputs of zero, want 0", got)
+	}
+}
+
+func TestGPTQDoesNotDependOnThreads(t *testing.T) {
+	w, in := randomMatrix(4, 300, 300), correlatedInputs(4, 300, 500)
+	s := Scheme{Bits: 3, GroupSize: 64, ScaleType: dtype.F16}
+	one, _ := solved(t, GPTQSolver{Threads: 1}, w, in, s)
+	four, _ := solved(t, GPTQSolver{Threads: 4}, w, in, s)
+	if !bytes.Equal(one.Codes, four.Codes) || !slices.Equal(one.Scales, four.Scales) || !bytes.Equal(one.Zeros, four.Zeros) {
+		t.Error("1 and 4 threads differ")
+	}
+}
+
+func sameAsRTN(t *testing.T, got *kernels.Groups, w kernels.Matrix, s Scheme) {
+	t.Helper()
+	want, err := RTN{}.Quantize(context.Background(), Layer{Weight: w}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Codes, want.(*kernels.Groups).Codes) || !slices.Equal(got.Scales, want.(*kernels.Groups).Scales) {
+		t.Error("the codes are not RTN's")
+	}
+}
+
+func TestGPTQFallsBack(t *testing.T) {
+	w := randomMatrix(1, 8, 16)
+	s := Scheme{Bits: 4, GroupSize: 8, Symmetric: true, ScaleType: dtype.F16}
+	indefinite := correlatedInputs(1, 16, 50)
+	indefinite.Hessian[1], indefinite.Hessian[16] = 1e6, 1e6
+	for want, in := range map[string]*Inputs{
+		"all inputs are zero":                  {Hessian: make([]float32, 256)},
+		"the Hessian is not positive definite": indefinite,
+		"not calibrated":                       nil,
+	} {
+		got, solution := solved(t, GPTQSolver{}, w, in, s)
+		if solution.Fallback != want || solution.Damping != 0 {
+			t.Errorf("got %+v, want the fallback %q", solution, want)
+		}
+		sameAsRTN(t, got, w, s)
+	}
+}
+
+// TestGPTQRaisesDamping gives a Hessian whose smallest eigenvalue is below
+// zero by 5% of its mean diagonal.
+func TestGPTQRaisesDamping(t *testing.T) {
+	in := &Inputs{Hessian: []float32{1, 1.05, 1.05, 1}}
+	s := Scheme{Bits: 4, Symmetric: true, ScaleType: dtype.F16}
+	if _, solution := solved(t, GPTQSolver{}, randomMatrix(1, 4, 2), in, s); solution.Damping != 0.08 || solution.Fallback != "" {
+		t.Errorf("got %+v, want damping 0.01 * 2³", solution)
+	}
+	if _, solution := solved(t, GPTQSolver{Damp: 0.3}, randomMatrix(1, 4, 2), in, s); solution.Damping != 0.3 {
+		t.Errorf("got %+v, want damping 0.3", solution)
+	}
+}
+
+// TestGPTQDeadChannels: channels that calibration never saw keep their weights,
+// rounded to nearest, and the others come out as without them.
+func TestGPTQDeadChannels(t *testing.T) {
+	w, in := randomMatrix(2, 8, 12), correlatedInputs(2, 12, 60)
+	for _, dead := range []int{3, 7} {
+		for i := range 12 {
+			in.Hessian[dead*12+i], in.Hessian[i*12+dead] = 0, 0
+		}
+	}
+	s := Scheme{Bits: 4, ScaleType: dtype.F16} // per channel: ranges do not move
+	got, solution := solved(t, GPTQSolver{}, w, in, s)
+	if solution.Dead != 2 {
+		t.Errorf("got %+v, want 2 dead channels", solution)
+	}
+	rtn, err := RTN{}.Quantize(context.Background(), Layer{Weight: w}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	different := false
+	for r := range 8 {
+		for c := range 12 {
+			a, b := got.Code(r, c), rtn.(*kernels.Groups).Code(r, c)
+			if (c == 3 || c == 7) && a != b {
+				t.Errorf("row %d: the dead column %d has code %d, rounded to nearest %d", r, c, a, b)
+			}
+			different = different || a != b
+		}
+	}
+	if !different {
+		t.Error("GPTQ gave RTN's codes everywhere")
+	}
+}
+
+func TestGPTQRefuses(t *testing.T) {
+	w := randomMatrix(1, 4, 8)
+	s := Scheme{Bits: 4, ScaleType: dtype.F16}
+	if _, err := (GPTQSolver{}).Quantize(context.Background(), Layer{Name: "x", Weight: w, Inputs: correlatedInputs(1, 7, 20)}, s); err == nil {
+		t.Error("a Hessian of another width is taken")
+	}
+	w.data[3] = float32(math.Inf(1))
+	if _, err := (GPTQSolver{}).Quantize(context.Background(), Layer{Name: "x", Weight: w, Inputs: correlatedInputs(1, 8, 20)}, s); err == nil {
+		t.Error("an infinite weight is taken")
+	}
+}
