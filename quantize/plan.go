@@ -40,6 +40,9 @@ type Policy struct {
 	// UniformGroups is set for file formats that know one group size: then the
 	// size that fits every tensor is taken for all.
 	UniformGroups bool
+	// ActOrder is set when groups are of columns in another order than the
+	// file's, which the configuration must say.
+	ActOrder bool
 }
 
 // Entry is what happens to one tensor, and why.
@@ -59,6 +62,8 @@ func (e *Entry) Kept() bool { return e.To == Scheme{} }
 type Plan struct {
 	Entries []Entry
 	Notes   []string // what the user should know before running it
+
+	shuffled bool // Policy.ActOrder
 }
 
 // NewPlan decides what happens to each tensor. Divisibility and tied
@@ -70,7 +75,7 @@ func NewPlan(c *model.Config, tensors []Tensor, p Policy) (*Plan, error) {
 	}
 	tied := !slices.ContainsFunc(tensors, func(t Tensor) bool { return t.ID.Role == model.Head && !t.ID.Bias })
 	planner := planner{policy: p, tied: tied, mix: newMixModel(c, tied, p.Importance)}
-	plan := &Plan{}
+	plan := &Plan{shuffled: p.ActOrder}
 	for _, t := range tensors {
 		e := planner.entry(t)
 		plan.Entries = append(plan.Entries, e)

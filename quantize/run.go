@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"llmc/calibrate"
 	"llmc/dtype"
 	"llmc/formats/raw"
 	"llmc/kernels"
@@ -47,8 +48,9 @@ func storedAs(parts map[string]raw.Tensor) (string, bool) {
 
 // Result is what a run did to one tensor.
 type Result struct {
-	Entry *Entry
-	Stats Stats
+	Entry    *Entry
+	Stats    Stats
+	Solution *Solution // nil unless the method asks for calibration
 }
 
 // Run carries out a plan tensor by tensor, in whatever order they are asked
@@ -59,13 +61,14 @@ type Run struct {
 	threads int
 	entries map[model.ID]*Entry
 	results map[model.ID]Result
+	solved  map[model.ID]kernels.Matrix // by Calibrate
 	plan    *Plan
 }
 
 // NewRun returns a run of plan over the weights it was made for.
 func NewRun(w *model.Weights, plan *Plan, method Method, threads int) *Run {
 	r := &Run{weights: w, method: method, threads: threads, plan: plan,
-		entries: map[model.ID]*Entry{}, results: map[model.ID]Result{}}
+		entries: map[model.ID]*Entry{}, results: map[model.ID]Result{}, solved: map[model.ID]kernels.Matrix{}}
 	for i := range plan.Entries {
 		r.entries[plan.Entries[i].ID] = &plan.Entries[i]
 	}
@@ -75,6 +78,9 @@ func NewRun(w *model.Weights, plan *Plan, method Method, threads int) *Run {
 // Matrix returns the weight as the plan wants it stored: rounded, or as it is
 // when the plan keeps it. Rounded ones are measured against the source.
 func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
+	if q, ok := r.solved[id]; ok {
+		return q, nil
+	}
 	w, err := r.weights.Matrix(id)
 	if err != nil {
 		return nil, err
@@ -83,7 +89,16 @@ func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
 	if !ok || !e.rounds() {
 		return w, nil
 	}
-	q, err := r.method.Quantize(ctx, Layer{Name: e.Name, ID: id, Weight: w}, e.To)
+	return r.round(ctx, e, w, nil)
+}
+
+// round rounds one weight and measures the result.
+func (r *Run) round(ctx context.Context, e *Entry, w kernels.Matrix, in *Inputs) (kernels.Matrix, error) {
+	l := Layer{Name: e.Name, ID: e.ID, Weight: w, Inputs: in}
+	if r.method.Needs() != NeedsNothing {
+		l.Solution = &Solution{}
+	}
+	q, err := r.method.Quantize(ctx, l, e.To)
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +106,37 @@ func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", e.Name, err)
 	}
-	r.results[id] = Result{Entry: e, Stats: stats}
+	r.results[e.ID] = Result{Entry: e, Stats: stats, Solution: l.Solution}
 	return q, nil
+}
+
+// Calibrate takes windows of token ids through the model block by block and
+// rounds the linears with what their inputs show; every block sees the inputs
+// that the rounded blocks before it give. Afterwards Matrix returns what was
+// found, and so do the weights the run was made of. progress may be nil; it is
+// told the blocks done and the blocks in all.
+func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int32, progress func(done, total int64)) error {
+	o := calibrate.Options{Hessian: r.method.Needs()&NeedsHessian != 0, Progress: progress}
+	return calibrate.Walk(ctx, dev, r.weights, windows, o, func(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
+		for _, role := range roles {
+			id := model.ID{Role: role, Block: block}
+			e, ok := r.entries[id]
+			if !ok || !e.rounds() {
+				continue
+			}
+			w, err := r.weights.Matrix(id)
+			if err != nil {
+				return err
+			}
+			q, err := r.round(ctx, e, w, in)
+			if err != nil {
+				return err
+			}
+			r.solved[id] = q
+			r.weights.Replace(id, q)
+		}
+		return nil
+	})
 }
 
 // Results lists what was rounded so far, in the plan's order.

@@ -18,15 +18,6 @@ type Solution struct {
 	RTNOutputError *float64 `json:"rtn_output_error,omitempty"`
 }
 
-// solution is where a method writes what it has to say: the caller's, or
-// nowhere.
-func (l *Layer) solution() *Solution {
-	if l.Solution == nil {
-		l.Solution = &Solution{}
-	}
-	return l.Solution
-}
-
 // OutputError returns ‖(W-Q)X‖ / ‖WX‖ of matrices of one shape [out, in], from
 // the Hessian X Xᵀ [in, in] of the inputs; 0 when the output is zero. It does
 // not depend on the number of threads.

@@ -139,7 +139,7 @@ func (p *Plan) quantization(w *model.Weights, t Target) *hfquant.Config {
 	first := groups[0].scheme
 	switch t {
 	case GPTQ:
-		return hfquant.NewGPTQ(first.Bits, max(first.GroupSize, 0), first.Symmetric, false)
+		return hfquant.NewGPTQ(first.Bits, max(first.GroupSize, 0), first.Symmetric, p.shuffled)
 	case AWQ:
 		return hfquant.NewAWQ(max(first.GroupSize, 0), ignored)
 	}

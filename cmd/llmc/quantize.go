@@ -42,6 +42,8 @@ type quantizeOptions struct {
 	force      bool
 	dryRun     bool
 
+	calibration calibrationOptions
+
 	given func(flag string) bool // whether a flag was on the command line
 }
 
@@ -66,6 +68,7 @@ With --text FILE the model is measured before and after.`,
 		Example: `  llmc quantize --bits 4
   llmc quantize model/ --type Q4_K_M -o model-q4.gguf --text test.txt
   llmc quantize model/ --bits 4 --group-size 32 --clip mse --to gptq -o out/
+  llmc quantize model/ --bits 3 --method gptq --calibration sample.txt --to gptq -o out/
   llmc quantize model/ --bits 4 --bits-for down=8 --ignore 'model.layers.0.*' --dry-run`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -77,7 +80,8 @@ With --text FILE the model is measured before and after.`,
 	flags.StringVarP(&o.out, "output", "o", "", "file or folder to write (default: a name made of MODEL and type, here)")
 	flags.IntVar(&o.bits, "bits", 0, "bits of a weight, 2 to 8")
 	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_K_M (instead of --bits)")
-	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest)")
+	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest), or gptq (calibrated)")
+	o.calibration.register(cmd)
 	flags.StringVar(&o.groupSize, "group-size", "128", "columns that share a scale, or channel, or tensor")
 	flags.BoolVar(&o.symmetric, "symmetric", false, "codes are centred on zero (default but for awq)")
 	flags.BoolVar(&o.asymmetric, "asymmetric", false, "every group has a zero point of its own")
@@ -125,13 +129,19 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 		return nil, fault.Usage("--clip is %q, allowed are none and mse", o.clip)
 	}
 	job.clip = clip
-	if job.method, err = quantize.NewMethod(o.method, quantize.Options{Clip: clip, Threads: global.threads}); err != nil {
+	if job.method, err = quantize.NewMethod(o.method, quantize.Options{
+		Clip: clip, Threads: global.threads,
+		Damp: o.calibration.damp, ActOrder: o.calibration.actOrder, StaticGroups: o.calibration.staticGroups,
+	}); err != nil {
 		return nil, err
 	}
 	if job.policy, err = o.policy(job.target); err != nil {
 		return nil, err
 	}
 	if err := job.target.Check(&job.policy); err != nil {
+		return nil, err
+	}
+	if err := o.calibration.settle(job, o.given); err != nil {
 		return nil, err
 	}
 	if o.context < 0 {
@@ -349,6 +359,12 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		}
 		text = &t
 	}
+	var calibrationText eval.Text
+	if job.method.Needs() != quantize.NeedsNothing {
+		if calibrationText, err = o.calibration.text(); err != nil {
+			return err
+		}
+	}
 	free := func() error {
 		if o.dryRun || o.force {
 			return nil
@@ -382,6 +398,11 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	}
 	if err := free(); err != nil { // it has a name by now
 		return err
+	}
+	if job.method.Needs() != quantize.NeedsNothing {
+		if err := q.calibrate(ctx, global, &o.calibration, calibrationText); err != nil {
+			return err
+		}
 	}
 	if err := q.carryOut(ctx, global, o.force); err != nil {
 		return err

@@ -31,7 +31,9 @@ type quantizeReport struct {
 	BitsPerWeight float64 `json:"bits_per_weight"`
 	FileBytes     int64   `json:"file_bytes,omitempty"` // of the output's weight files
 
-	Notes   []string         `json:"notes,omitempty"`
+	Notes       []string           `json:"notes,omitempty"`
+	Calibration *calibrationReport `json:"calibration,omitempty"`
+
 	Counts  []quantize.Count `json:"counts"`
 	Tensors []tensorReport   `json:"tensors"`
 	Eval    *eval.Report     `json:"eval,omitempty"`
@@ -51,6 +53,7 @@ type tensorReport struct {
 	Fallback bool   `json:"fallback,omitempty"`
 
 	*quantize.Stats
+	*quantize.Solution // absent without calibration
 }
 
 // newReport fills in what the plan knows.
@@ -102,13 +105,14 @@ func (q *quantization) finishReport() error {
 
 // addStats adds what rounding did to each tensor.
 func (q *quantization) addStats() {
-	stats := map[string]quantize.Stats{}
+	results := map[string]quantize.Result{}
 	for _, result := range q.run.Results() {
-		stats[result.Entry.Name] = result.Stats
+		results[result.Entry.Name] = result
 	}
 	for i := range q.report.Tensors {
-		if s, ok := stats[q.report.Tensors[i].Name]; ok {
-			q.report.Tensors[i].Stats = &s
+		t := &q.report.Tensors[i]
+		if result, ok := results[t.Name]; ok {
+			t.Stats, t.Solution = &result.Stats, result.Solution
 		}
 	}
 }
@@ -170,11 +174,18 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 	if measured {
 		header = append(header, "error", "worst", "in block")
 	}
+	calibrated := r.Calibration != nil
+	if calibrated {
+		header = append(header, "output", "by rtn")
+	}
 	var rows [][]string
 	for _, c := range r.Counts {
 		row := []string{c.Role, c.Stored, fmt.Sprint(c.Tensors), bytesString(c.Before), bytesString(c.After)}
 		if measured {
 			row = append(row, r.errorsOf(c)...)
+		}
+		if calibrated {
+			row = append(row, r.outputErrorsOf(c)...)
 		}
 		rows = append(rows, row)
 	}
@@ -183,6 +194,9 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 	}
 	if measured {
 		ui.print("\nerror: of the weights, relative to their size (Frobenius norms), by %s with clip %s", r.Method, r.Clip)
+	}
+	if calibrated {
+		r.printCalibration(ui)
 	}
 	ui.print("\n%s weights, %s before, %s after: %.2f bits per weight",
 		countString(r.Parameters), bytesString(r.BytesBefore), bytesString(r.BytesAfter), r.BitsPerWeight)
@@ -218,6 +232,41 @@ func (r *quantizeReport) errorsOf(c quantize.Count) []string {
 		block = fmt.Sprint(worst.Block)
 	}
 	return []string{percentString(sum / float64(len(matching))), percentString(worst.RelativeError), block}
+}
+
+// outputErrorsOf returns the mean output error of the tensors of a line of the
+// summary, and round-to-nearest's.
+func (r *quantizeReport) outputErrorsOf(c quantize.Count) []string {
+	var own, rtn float64
+	n := 0
+	for _, t := range r.Tensors {
+		if t.Role == c.Role && t.To == c.Stored && t.Solution != nil && t.OutputError != nil {
+			own += *t.OutputError
+			rtn += *t.RTNOutputError
+			n++
+		}
+	}
+	if n == 0 {
+		return []string{"", ""}
+	}
+	return []string{percentString(own / float64(n)), percentString(rtn / float64(n))}
+}
+
+// printCalibration says what the output errors are, and what did not go as
+// asked for.
+func (r *quantizeReport) printCalibration(ui *ui) {
+	c := r.Calibration
+	ui.print("output: of the linears' outputs on %d samples of %d tokens, relative to their size; by rtn: if rounded to nearest",
+		c.Samples, c.Context)
+	for _, t := range r.Tensors {
+		switch {
+		case t.Solution == nil:
+		case t.Solution.Fallback != "":
+			ui.print("%s was rounded to nearest: %s", t.Name, t.Solution.Fallback)
+		case t.Damping > c.Damp:
+			ui.print("%s needed damping %g", t.Name, t.Damping)
+		}
+	}
 }
 
 func percentString(v float64) string { return fmt.Sprintf("%.2f%%", 100*v) }

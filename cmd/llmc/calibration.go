@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"llmc/calibrate"
+	"llmc/demo"
+	"llmc/eval"
+	"llmc/internal/fault"
+	"llmc/model"
+	"llmc/quantize"
+)
+
+// calibrationOptions are the flags of methods that look at activations.
+type calibrationOptions struct {
+	file         string
+	samples      int
+	context      int
+	seed         uint64
+	damp         float64
+	actOrder     bool
+	staticGroups bool
+}
+
+// calibrationFlags are their names.
+var calibrationFlags = []string{"calibration", "samples", "calibration-context", "seed", "damp", "act-order", "static-groups"}
+
+func (o *calibrationOptions) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.file, "calibration", "", "text that shows a calibrated method the model's activations (demo model: its own)")
+	flags.IntVar(&o.samples, "samples", 128, "windows of calibration text")
+	flags.IntVar(&o.context, "calibration-context", 0, "tokens of such a window (default 2048, or the model's context if that is less)")
+	flags.Uint64Var(&o.seed, "seed", 0, "chooses the windows")
+	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
+	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
+	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
+}
+
+// settle checks the flags against the job's method and format. path is the
+// model's.
+func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) error {
+	if job.method.Needs() == quantize.NeedsNothing {
+		for _, flag := range calibrationFlags {
+			if given(flag) {
+				return fault.Hint(fault.Usage("--%s does not go with --method %s, which needs no calibration", flag, job.method.Name()),
+					"add --method gptq")
+			}
+		}
+		return nil
+	}
+	scheme := job.policy.Scheme
+	switch {
+	case job.target == quantize.GGUF:
+		return fault.Hint(fault.Usage("--method %s gives codes in groups, and the output is GGUF", job.method.Name()),
+			"use --to compressed-tensors, gptq or awq")
+	case o.file == "" && !isDemo(job.path):
+		return fault.Hint(fault.Usage("--method %s needs text to calibrate on", job.method.Name()),
+			"add --calibration FILE with text like what the model will see, not the text it is measured on")
+	case o.samples < 1:
+		return fault.Usage("--samples is %d, allowed is 1 and more", o.samples)
+	case given("calibration-context") && o.context < 2:
+		return fault.Usage("--calibration-context is %d, allowed is 2 and more", o.context)
+	case !(o.damp > 0 && o.damp <= 1):
+		return fault.Usage("--damp is %g, allowed is more than 0, up to 1", o.damp)
+	case o.staticGroups && !o.actOrder:
+		return fault.Usage("--static-groups says something only with --act-order")
+	case o.actOrder && !o.staticGroups && scheme.GroupSize > 0 && job.target != quantize.GPTQ:
+		return fault.Hint(fault.Usage("%s has no place for the groups that --act-order makes", job.target),
+			"add --static-groups, or use --to gptq")
+	}
+	job.policy.ActOrder = o.actOrder && !o.staticGroups
+	return nil
+}
+
+// text is where the calibration text is; a missing file is found here.
+func (o *calibrationOptions) text() (eval.Text, error) {
+	if o.file == "" {
+		return eval.StringText("the demo model's calibration text", demo.CalibrationText()), nil
+	}
+	return eval.FileText(o.file)
+}
+
+// calibrationReport says what a calibrated method has seen.
+type calibrationReport struct {
+	Text         string  `json:"text"`
+	Samples      int     `json:"samples"`
+	Context      int     `json:"context"`
+	Tokens       int     `json:"tokens"`
+	Seed         uint64  `json:"seed"`
+	Damp         float64 `json:"damp"`
+	ActOrder     bool    `json:"act_order"`
+	StaticGroups bool    `json:"static_groups"`
+}
+
+// calibrate takes the text through the model and solves its linears.
+func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *calibrationOptions, text eval.Text) error {
+	windows, err := q.windows(o, text)
+	if err != nil {
+		return err
+	}
+	if len(windows) < o.samples {
+		global.ui.warn("%s gives %d samples of %d tokens, not %d", text.Name, len(windows), len(windows[0]), o.samples)
+	}
+	q.report.Calibration = &calibrationReport{
+		Text: text.Name, Samples: len(windows), Context: len(windows[0]), Tokens: len(windows) * len(windows[0]),
+		Seed: o.seed, Damp: o.damp, ActOrder: o.actOrder, StaticGroups: o.staticGroups,
+	}
+	progress := func(done, total int64) { global.ui.progress("calibrate", done, total) }
+	err = q.run.Calibrate(ctx, global.newDevice(), windows, progress)
+	global.ui.closeProgress()
+	if err != nil {
+		return fmt.Errorf("%s: %w", q.job.path, err)
+	}
+	return nil
+}
+
+// windows reads and cuts the calibration text.
+func (q *quantization) windows(o *calibrationOptions, text eval.Text) ([][]int32, error) {
+	tokenizer, err := model.OpenTokenizer(q.from)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", q.job.path, err)
+	}
+	r, err := text.Reader()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	all, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	s := calibrate.Sampling{Samples: o.samples, Context: o.context, Seed: o.seed}
+	if s.Context == 0 {
+		s.Context = min(2048, max(q.weights.Config.Context, 2))
+	}
+	windows, err := calibrate.Windows(tokenizer, string(all), s)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", text.Name, err)
+	}
+	return windows, nil
+}
