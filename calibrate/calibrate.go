@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"llmc/kernels"
@@ -143,7 +144,7 @@ func (w *walk) gather(ctx context.Context, i int) ([]*gatherer, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		values = append(values[:0], make([]float32, x.Rows*x.Cols)...)
+		values = slices.Grow(values[:0], x.Rows*x.Cols)[:x.Rows*x.Cols]
 		w.dev.Read(values, x)
 		scratch := w.dev.NewTensor(x.Rows, x.Cols)
 		w.dev.Write(scratch, values)

@@ -46,9 +46,12 @@ func correlatedInputs(seed uint64, cols, tokens int) *Inputs {
 
 // slowGPTQ is section 3 of arXiv 2210.17323 column by column in float64: each
 // error is spread over all free columns by the inverse of the Hessian, which
-// then loses the column by Gaussian elimination (equations 2 and 3). No blocks,
-// no Cholesky factor, columns stay in their places.
-func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolver) [][]uint8 {
+// then loses the column by Gaussian elimination (equations 2 and 3). No Cholesky
+// factor, no lazy updates, columns stay in their places. Ranges are chosen from
+// the weights as they were when the block of 128 positions was reached. tied
+// are the rows where a weight was within 1e-4 of a step of the middle between
+// two codes, so that float32 may choose the other one.
+func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolver) (codes [][]uint8, tied []bool) {
 	t.Helper()
 	n := w.cols
 	damped := mat.NewDense(n, n, nil)
@@ -74,10 +77,11 @@ func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolv
 	for i, v := range w.data {
 		values[i] = float64(v)
 	}
+	settled := slices.Clone(values)
 	pick := func(r int, columns []int) []float32 {
 		var x []float32
 		for _, c := range columns {
-			x = append(x, float32(values[r*n+c]))
+			x = append(x, float32(settled[r*n+c]))
 		}
 		return x
 	}
@@ -118,11 +122,14 @@ func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolv
 			}
 		}
 	}
-	codes := make([][]uint8, w.rows)
+	codes, tied = make([][]uint8, w.rows), make([]bool, w.rows)
 	for r := range codes {
 		codes[r] = make([]uint8, n)
 	}
 	for p, c := range order {
+		if p%128 == 0 {
+			copy(settled, values)
+		}
 		group := p / size
 		if static {
 			group = c / size
@@ -133,7 +140,9 @@ func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolv
 				grids[r][group] = fit(pick(r, order[p:min(p+size, n)]))
 			}
 			g := grids[r][group]
-			code := math.RoundToEven(values[r*n+c]/g.scale) + float64(g.zero)
+			steps := values[r*n+c] / g.scale
+			code := math.RoundToEven(steps) + float64(g.zero)
+			tied[r] = tied[r] || math.Abs(math.Abs(steps-math.RoundToEven(steps))-0.5) < 1e-4
 			code = min(max(code, 0), math.Exp2(float64(s.Bits))-1)
 			codes[r][c] = uint8(code)
 			e := (values[r*n+c] - g.scale*(code-float64(g.zero))) / diagonal
@@ -147,7 +156,7 @@ func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolv
 			}
 		}
 	}
-	return codes
+	return codes, tied
 }
 
 func solved(t *testing.T, m GPTQSolver, w kernels.Matrix, in *Inputs, s Scheme) (*kernels.Groups, Solution) {
@@ -194,7 +203,8 @@ func TestGPTQEqualsColumnByColumn(t *testing.T) {
 							m.Clip = Clip(i % 2)
 						}
 						got, _ := solved(t, m, w, in, s)
-						compareCodes(t, name, got, slowGPTQ(t, w, in.Hessian, s, m))
+						want, tied := slowGPTQ(t, w, in.Hessian, s, m)
+						compareCodes(t, name, got, want, tied)
 					}
 				}
 			}
@@ -202,15 +212,23 @@ func TestGPTQEqualsColumnByColumn(t *testing.T) {
 	}
 }
 
-func compareCodes(t *testing.T, name string, got *kernels.Groups, want [][]uint8) {
+func compareCodes(t *testing.T, name string, got *kernels.Groups, want [][]uint8, tied []bool) {
 	t.Helper()
+	forgiven := 0
 	row := make([]uint8, got.Cols)
 	for r := range got.Rows {
 		got.RowCodes(row, r)
-		if !slices.Equal(row, want[r]) {
+		switch {
+		case slices.Equal(row, want[r]):
+		case tied[r]:
+			forgiven++
+		default:
 			t.Errorf("%s: row %d has codes\n%d, want\n%d", name, r, row, want[r])
 			return
 		}
+	}
+	if forgiven > 1 {
+		t.Errorf("%s: %d rows of %d differ after a tie, more than chance gives", name, forgiven, got.Rows)
 	}
 }
 
