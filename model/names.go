@@ -49,8 +49,7 @@ func (f *Family) Stem(kind formats.Kind, id ID) string {
 }
 
 // hfPrefixes are what checkpoints put before the names of the table, and what
-// they leave out: multimodal ones nest the language model, old and new way,
-// and bare models are saved without "model.".
+// they leave out: multimodal ones nest the language model, old and new way.
 var hfPrefixes = []struct{ written, means string }{
 	{"", ""},
 	{"language_model.", ""},
