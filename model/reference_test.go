@@ -170,14 +170,19 @@ func (m *reference) randomize(seed uint64) {
 	q, kv := m.heads*m.headDim, m.kvHeads*m.headDim
 	for b := range refBlocks {
 		p := fmt.Sprintf("model.layers.%d.", b)
-		for name, shape := range map[string][2]int{
-			"self_attn.q_proj": {q, refHidden}, "self_attn.k_proj": {kv, refHidden}, "self_attn.v_proj": {kv, refHidden},
-			"self_attn.o_proj": {refHidden, q}, "mlp.gate_proj": {refFFN, refHidden}, "mlp.up_proj": {refFFN, refHidden},
-			"mlp.down_proj": {refHidden, refFFN},
-		} {
-			add(p+name+".weight", 0, 0.5, shape[0], shape[1])
-			if slices.Contains(m.biases, name) {
-				add(p+name+".bias", 0, 0.5, shape[0])
+		// In this order always: the same seed must give the same weights.
+		linears := []struct {
+			name       string
+			rows, cols int
+		}{
+			{"self_attn.q_proj", q, refHidden}, {"self_attn.k_proj", kv, refHidden}, {"self_attn.v_proj", kv, refHidden},
+			{"self_attn.o_proj", refHidden, q}, {"mlp.gate_proj", refFFN, refHidden}, {"mlp.up_proj", refFFN, refHidden},
+			{"mlp.down_proj", refHidden, refFFN},
+		}
+		for _, l := range linears {
+			add(p+l.name+".weight", 0, 0.5, l.rows, l.cols)
+			if slices.Contains(m.biases, l.name) {
+				add(p+l.name+".bias", 0, 0.5, l.rows)
 			}
 		}
 		norm(p+"input_layernorm.weight", refHidden)
