@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"llmc/kernels"
 )
 
 // How latencies are measured: a prompt of at most promptTokens, then
@@ -21,8 +23,15 @@ type timing struct{ prefill, first, decode time.Duration }
 
 // latencies measures the speed of every model and writes it into the report.
 // The models take turns, so that a machine that slows down slows all of them.
-func (r *run) latencies(ctx context.Context, report *Report) error {
+func (r *run) latencies(ctx context.Context, subjects []*Subject, report *Report) error {
 	prompt := r.prompt[:min(len(r.prompt), promptTokens)]
+	compute := report.Compute
+	if dev := r.opts.LatencyDevice; dev != nil {
+		compute = dev.Compute().Describe()
+		if err := r.moveTo(dev, subjects); err != nil {
+			return err
+		}
+	}
 	timings := make([][]timing, len(r.runners))
 	rounds := latencyRepeats + 1
 	for round := range rounds {
@@ -41,9 +50,22 @@ func (r *run) latencies(ctx context.Context, report *Report) error {
 	}
 	for m := range timings {
 		report.Models[m].Latency = latency(timings[m], len(prompt))
+		report.Models[m].Latency.Compute = compute
 		if base := report.Models[0].Latency; m > 0 {
 			report.Models[m].VsBaseline.DecodeSpeedup = report.Models[m].Latency.DecodeTokensPerSecond / base.DecodeTokensPerSecond
 		}
+	}
+	return nil
+}
+
+// moveTo makes the models run on another device.
+func (r *run) moveTo(dev kernels.Device, subjects []*Subject) error {
+	for i, s := range subjects {
+		m, err := newModelRunner(dev, s.weights)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Path, err)
+		}
+		r.runners[i] = m
 	}
 	return nil
 }

@@ -7,16 +7,14 @@ import "math"
 type Report struct {
 	Models []ModelReport `json:"models"` // the baseline first
 	Text   TextReport    `json:"text"`
-	// Compute says in which arithmetic the models ran, Device on what.
+	// Compute says in which arithmetic perplexities were measured, Device on
+	// what. Latency has an arithmetic of its own.
 	Compute string `json:"compute"`
 	Device  string `json:"device,omitempty"`
 	// PeakRSSBytes is the largest resident memory of the process, whatever the
 	// number of models.
 	PeakRSSBytes int64 `json:"peak_rss_bytes,omitempty"`
 }
-
-// Compute is the arithmetic that models are measured in.
-const Compute = "float32 activations, exactly dequantized weights"
 
 // TextReport says what text was used.
 type TextReport struct {
@@ -62,6 +60,7 @@ type ModelReport struct {
 // measurements; the spread is the largest minus the smallest, relative to the
 // median.
 type Latency struct {
+	Compute                string  `json:"compute"` // the arithmetic
 	PrefillTokensPerSecond float64 `json:"prefill_tokens_per_second"`
 	DecodeTokensPerSecond  float64 `json:"decode_tokens_per_second"`
 	TimeToFirstTokenMS     float64 `json:"time_to_first_token_ms"`
@@ -88,7 +87,10 @@ type Comparison struct {
 
 // report writes the tallies up.
 func (r *run) report(subjects []*Subject) *Report {
-	out := &Report{Compute: Compute, Device: subjects[0].device, Text: TextReport{Name: r.text.Name, Bytes: r.text.Size}}
+	out := &Report{Text: TextReport{Name: r.text.Name, Bytes: r.text.Size}}
+	if dev := subjects[0].device; dev != nil {
+		out.Compute, out.Device = dev.Compute().Describe(), dev.Name()
+	}
 	if s := r.sources[0]; s.done {
 		out.Text.SHA256, out.Text.Tokens = s.text.digest(), s.tokens
 	}

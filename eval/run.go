@@ -6,6 +6,7 @@ import (
 	"runtime"
 
 	"llmc/internal/fault"
+	"llmc/kernels"
 )
 
 // Options say how to measure; zero values mean the defaults.
@@ -16,6 +17,8 @@ type Options struct {
 	Chunks   int      // run at most this many windows; 0 means all
 	Threads  int      // GOMAXPROCS; results do not depend on it
 	Latency  bool     // measure speed too
+	// LatencyDevice is what speed is measured on; nil for the models' own.
+	LatencyDevice kernels.Device
 	// BaselineTokens measures every model on the baseline's tokens where its own
 	// tokenizer gives others, if their vocabularies are the same. Without it
 	// that is an error.
@@ -91,7 +94,7 @@ func Run(ctx context.Context, subjects []*Subject, text Text, opts Options) (*Re
 	}
 	report := r.report(subjects)
 	if opts.Latency {
-		if err := r.latencies(ctx, report); err != nil {
+		if err := r.latencies(ctx, subjects, report); err != nil {
 			return nil, err
 		}
 	}

@@ -16,7 +16,8 @@ type Subject struct {
 
 	encoder encoder
 	runner  runner
-	device  string
+	device  kernels.Device
+	weights *model.Weights
 	bosID   int32 // the BOS that the tokenizer adds; -1 for none
 }
 
@@ -37,12 +38,11 @@ func LoadWeights(dev kernels.Device, c *formats.Checkpoint, weights *model.Weigh
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	m, err := model.New(dev, weights)
+	run, err := newModelRunner(dev, weights)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	s := &Subject{Path: path, Summary: Summarize(c, weights), encoder: tok, device: dev.Name(), bosID: -1,
-		runner: &modelRunner{weights: weights, model: m, state: m.NewState()}}
+	s := &Subject{Path: path, Summary: Summarize(c, weights), encoder: tok, device: dev, weights: weights, bosID: -1, runner: run}
 	if id, ok := tok.BOS(); ok && tok.AddsBOS() {
 		s.bosID = id
 	}
@@ -60,6 +60,14 @@ type modelRunner struct {
 	hidden  []float32       // [tokens of the last forward, width]
 	out     *kernels.Tensor // the logits last handed out
 	host    []float32       // their copy, for devices whose memory is elsewhere
+}
+
+func newModelRunner(dev kernels.Device, weights *model.Weights) (*modelRunner, error) {
+	m, err := model.New(dev, weights)
+	if err != nil {
+		return nil, err
+	}
+	return &modelRunner{weights: weights, model: m, state: m.NewState()}, nil
 }
 
 func (m *modelRunner) reset()     { m.state.Truncate(0) }

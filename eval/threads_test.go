@@ -28,14 +28,13 @@ func TestThreadsOfModel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.device = ""
 			subjects = append(subjects, s)
 		}
 		report, err := Run(context.Background(), subjects, text, Options{Context: 64, Threads: threads})
 		if err != nil {
 			t.Fatal(err)
 		}
-		report.PeakRSSBytes = 0
+		report.PeakRSSBytes, report.Device = 0, ""
 		reports = append(reports, report)
 	}
 	if !reflect.DeepEqual(reports[0], reports[1]) {

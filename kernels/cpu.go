@@ -15,13 +15,15 @@ type CPU struct {
 // engine is what a CPU works with. It is apart from CPU so that a CPU that
 // nothing refers to any more can be collected while workers still wait.
 type engine struct {
-	ops     *ops
-	pool    *pool
-	free    []*Tensor
-	scratch []scratch // per worker
-	jobs    jobs
-	packed  []float32 // the activations of a matrix product, see gemm.go
-	angles  map[*Rope]*angles
+	ops       *ops
+	pool      *pool
+	free      []*Tensor
+	scratch   []scratch // per worker
+	jobs      jobs
+	packed    []float32 // the activations of a matrix product, see gemm.go
+	compute   Compute
+	quantized quantized // the activations of an integer product
+	angles    map[*Rope]*angles
 }
 
 // scratch is memory of one worker that a part of a task may use until it
@@ -40,6 +42,10 @@ type jobs struct {
 	pack    pack
 	rows    rowTask
 	attend  attend
+
+	quantize quantizeTask
+	integer  integerProduct
+	panels   packPanels
 }
 
 var _ Device = (*CPU)(nil)
@@ -48,8 +54,13 @@ var _ Device = (*CPU)(nil)
 // threads <= 0 means GOMAXPROCS. It uses the best instructions that the machine
 // has and the environment variable LLMC_CPU (portable, avx2, avx512) allows;
 // [CheckLevel] tells whether that variable can be honoured.
-func NewCPU(threads int) *CPU {
-	return newCPU(threads, chooseLevel(os.Getenv("LLMC_CPU")))
+func NewCPU(threads int) *CPU { return NewCPUFor(Exact, threads) }
+
+// NewCPUFor is [NewCPU] for either way to compute.
+func NewCPUFor(compute Compute, threads int) *CPU {
+	c := newCPU(threads, chooseLevel(os.Getenv("LLMC_CPU")))
+	c.compute = compute
+	return c
 }
 
 func newCPU(threads int, o *ops) *CPU {
@@ -71,6 +82,9 @@ func (c *CPU) Name() string {
 	}
 	return fmt.Sprintf("cpu %s, %d thread%s", c.ops.level, c.pool.threads, s)
 }
+
+// Compute is how the device multiplies with packed weights.
+func (c *CPU) Compute() Compute { return c.compute }
 
 // Threads is the number of threads that the device uses.
 func (c *CPU) Threads() int { return c.pool.threads }

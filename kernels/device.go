@@ -9,6 +9,8 @@ package kernels
 type Device interface {
 	// Name says what the device is, for reports: "cpu avx512, 2 threads".
 	Name() string
+	// Compute is how MatMul multiplies.
+	Compute() Compute
 
 	// Load makes a weight ready for MatMul and Embed. The matrix's memory must
 	// stay valid as long as the weight is used.

@@ -26,7 +26,9 @@ func (c *CPU) MatMul(dst, x *Tensor, w Weight) {
 	mustEqual("MatMul", x.Cols, m.cols)
 	mustEqual("MatMul", dst.Cols, m.rows)
 	mustEqual("MatMul", dst.Rows, x.Rows)
-	if x.Rows == 1 || x.Rows <= maxDotRows && (m.loops != nil || m.codes != nil || m.floats != nil) {
+	if m.integer != nil {
+		c.integer(dst, x, m.integer)
+	} else if x.Rows == 1 || x.Rows <= maxDotRows && (m.loops != nil || m.codes != nil || m.floats != nil) {
 		c.few(dst, x, m)
 	} else {
 		c.tiled(dst, x, m)

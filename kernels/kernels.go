@@ -3,7 +3,7 @@
 // operation; amd64 assembly (AVX2, AVX-512) does the same faster, chosen at
 // run time or by the environment variable LLMC_CPU.
 //
-// Start with [NewCPU], which returns a [Device], and with [Dense] and [Groups],
+// Start with [NewCPU] or [NewCPUFor], which returns a [Device], and with [Dense] and [Groups],
 // the two kinds of weight matrices. [Summarize] and [Divergence] read logits.
 //
 // The inner loops of one instruction set are the fields of ops (level.go),

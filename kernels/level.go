@@ -62,6 +62,8 @@ type ops struct {
 	formats map[dtype.Type]*loops
 	// codes are the loops over integer codes, by their bits.
 	codes map[int]*codeLoops
+	// integer are the loops of integer products; nil for portable Go.
+	integer *integerOps
 }
 
 type (

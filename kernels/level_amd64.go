@@ -16,6 +16,9 @@ func nativeLevels() []*ops {
 		have = append(have, &avx2)
 	}
 	if len(have) > 0 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL {
+		if !x.HasAVX512VNNI {
+			avx512.integer = avx2.integer
+		}
 		have = append(have, &avx512)
 	}
 	return have
@@ -59,6 +62,15 @@ var avx2 = ops{
 		4: {4, 8, 32, unpackCodes4AVX2, dotCodes4AVX2},
 		8: {8, 8, 32, unpackCodes8AVX2, dotCodes8AVX2},
 	},
+	integer: &integerOps{
+		lanes:    8,
+		quantize: quantizeAVX2,
+		peak:     func(n int) float64 { integerPeakAVX2(n); return 12 * 8 * 4 * 2 },
+		panels: map[dtype.Type]panelLoop{
+			dtype.Q8_0: panelQ8_0AVX2,
+			dtype.Q4_0: panelQ4_0AVX2,
+		},
+	},
 }
 
 var avx512 = ops{
@@ -99,5 +111,14 @@ var avx512 = ops{
 	codes: map[int]*codeLoops{
 		4: {4, 16, 64, unpackCodes4AVX512, dotCodes4AVX512},
 		8: {8, 16, 64, unpackCodes8AVX512, dotCodes8AVX512},
+	},
+	integer: &integerOps{
+		lanes:    16,
+		quantize: quantizeAVX512,
+		peak:     func(n int) float64 { integerPeakAVX512(n); return 12 * 16 * 4 * 2 },
+		panels: map[dtype.Type]panelLoop{
+			dtype.Q8_0: panelQ8_0AVX512,
+			dtype.Q4_0: panelQ4_0AVX512,
+		},
 	},
 }

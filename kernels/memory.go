@@ -17,5 +17,11 @@ func alignedFloats(n int) []float32 {
 	return buf[skip : skip+n : skip+n]
 }
 
+// alignedBytes returns n zeros that begin at a multiple of 64 bytes.
+func alignedBytes(n int) []byte {
+	f := alignedFloats(max(1, ceilDiv(n, 4)))
+	return unsafe.Slice(bytePointer(f), 4*len(f))[:n:n]
+}
+
 // bytePointer is the address of v, which must not be empty.
 func bytePointer(v []float32) *byte { return (*byte)(unsafe.Pointer(&v[0])) }

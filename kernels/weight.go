@@ -4,12 +4,13 @@ package kernels
 type weight struct {
 	Matrix
 	rows, cols int
-	floats     []float32    // the numbers, if they can be used where they lie
-	dense      *Dense       // the matrix, if it is one of a format with loops
-	loops      *loops       // of dense
-	groups     *Groups      // the matrix, if it is one that codes can read
-	codes      *codeLoops   // of groups; of their codes as bytes if there are none for their bits
-	part       columnReader // the matrix, if it can read a part of a row
+	floats     []float32      // the numbers, if they can be used where they lie
+	dense      *Dense         // the matrix, if it is one of a format with loops
+	loops      *loops         // of dense
+	groups     *Groups        // the matrix, if it is one that codes can read
+	codes      *codeLoops     // of groups; of their codes as bytes if there are none for their bits
+	part       columnReader   // the matrix, if it can read a part of a row
+	integer    *integerWeight // the matrix for integer products, if they are asked for
 }
 
 // Load makes a weight ready for MatMul and Embed. Nothing is copied: m's
@@ -18,6 +19,9 @@ func (c *CPU) Load(m Matrix) Weight {
 	rows, cols := m.Shape()
 	w := &weight{Matrix: m, rows: rows, cols: cols}
 	w.part, _ = m.(columnReader)
+	if c.compute == Fast {
+		w.integer = c.loadInteger(m)
+	}
 	switch m := m.(type) {
 	case *Dense:
 		w.floats = m.float32s()

@@ -15,6 +15,7 @@ import (
 	"llmc/eval"
 	"llmc/formats"
 	"llmc/internal/fault"
+	"llmc/kernels"
 )
 
 // evalOptions are the flags of "llmc eval".
@@ -25,6 +26,7 @@ type evalOptions struct {
 	stride   int
 	chunks   int
 	latency  bool
+	compute  string
 	baseline bool // baseline's tokens for all
 	gates    gateOptions
 }
@@ -66,9 +68,26 @@ The gates, for CI, apply to the variants, or to the only model.`,
 	flags.IntVar(&o.stride, "stride", 0, "tokens that a window moves by, for --protocol stride (default: half the context)")
 	flags.IntVar(&o.chunks, "chunks", 0, "measure at most this many windows (default: all)")
 	flags.BoolVar(&o.latency, "latency", false, "measure speed too: prefill, decoding, time to the first token")
+	flags.StringVar(&o.compute, "compute", "", computeHelp+" (default: exact for perplexity, fast for speed)")
 	flags.BoolVar(&o.baseline, "baseline-tokens", false, "measure all on the first model's tokens, even where tokenizers differ")
 	o.gates.bind(cmd)
 	return cmd
+}
+
+// computeHelp explains the flag --compute.
+const computeHelp = "exact: float32 activations; fast: 8-bit activations with packed weights"
+
+// devices returns what perplexity and what speed are measured on.
+func (o *evalOptions) devices(global *globalOptions) (perplexity, latency kernels.Device, err error) {
+	if o.compute == "" {
+		return global.newDevice(), global.newDeviceFor(kernels.Fast), nil
+	}
+	c, err := kernels.ParseCompute(o.compute)
+	if err != nil {
+		return nil, nil, fault.Usage("--compute: %w", err)
+	}
+	dev := global.newDeviceFor(c)
+	return dev, dev, nil
 }
 
 // check refuses flags that make no sense and returns what they mean.
@@ -105,6 +124,13 @@ func runEval(ctx context.Context, global *globalOptions, o *evalOptions, paths [
 	if err != nil {
 		return err
 	}
+	dev, latencyDev, err := o.devices(global)
+	if err != nil {
+		return err
+	}
+	if latencyDev != dev {
+		opts.LatencyDevice = latencyDev
+	}
 	text, err := evalText(o.text, paths[0])
 	if err != nil {
 		return err
@@ -112,7 +138,7 @@ func runEval(ctx context.Context, global *globalOptions, o *evalOptions, paths [
 	if !given {
 		ui.note("no model given: measuring the built-in demo model")
 	}
-	subjects, closeAll, err := loadSubjects(global, paths)
+	subjects, closeAll, err := loadSubjects(dev, paths)
 	defer closeAll()
 	if err != nil {
 		return err
@@ -169,7 +195,7 @@ func evalText(path, baseline string) (eval.Text, error) {
 
 // loadSubjects opens and loads models; the function it returns closes what
 // was opened, also after an error.
-func loadSubjects(global *globalOptions, paths []string) ([]*eval.Subject, func(), error) {
+func loadSubjects(dev kernels.Device, paths []string) ([]*eval.Subject, func(), error) {
 	var subjects []*eval.Subject
 	var closers []func()
 	closeAll := func() {
@@ -177,7 +203,6 @@ func loadSubjects(global *globalOptions, paths []string) ([]*eval.Subject, func(
 			f()
 		}
 	}
-	dev := global.newDevice()
 	for _, path := range paths {
 		c, err := openModel(path)
 		if err != nil {
@@ -263,7 +288,11 @@ func printLatency(ui *ui, r *eval.Report, names []string) error {
 		}
 		rows = append(rows, row)
 	}
-	return ui.table(header, rows, 0)
+	if err := ui.table(header, rows, 0); err != nil {
+		return err
+	}
+	ui.print("\nspeed computed  %s", r.Models[0].Latency.Compute)
+	return nil
 }
 
 // changeString writes a ratio as a change in percent.

@@ -7,11 +7,12 @@ import (
 	"unicode/utf8"
 
 	"llmc/eval"
+	"llmc/kernels"
 )
 
 // TestReportFits: the widest figures and names fit into 100 columns.
 func TestReportFits(t *testing.T) {
-	latency := &eval.Latency{PrefillTokensPerSecond: 12345.67, DecodeTokensPerSecond: 1234.5, TimeToFirstTokenMS: 12345.6,
+	latency := &eval.Latency{Compute: kernels.Fast.Describe(), PrefillTokensPerSecond: 12345.67, DecodeTokensPerSecond: 1234.5, TimeToFirstTokenMS: 12345.6,
 		PrefillSpread: 0.5, DecodeSpread: 0.25, Repeats: 5}
 	base := eval.ModelReport{
 		Path: "/models/meta-llama/Llama-3.2-1B-Instruct-bfloat16", Scheme: "BF16", SizeBytes: 2471645608, BitsPerWeight: 16,
@@ -28,7 +29,7 @@ func TestReportFits(t *testing.T) {
 	var out bytes.Buffer
 	ui := &ui{out: &out, err: &out}
 	report := &eval.Report{Models: []eval.ModelReport{base, variant}, Text: eval.TextReport{Name: "wiki.test.raw", Bytes: 1290590, Tokens: 341469},
-		Compute: eval.Compute, Device: "cpu avx512, 2 threads", PeakRSSBytes: 5e9}
+		Compute: kernels.Exact.Describe(), Device: "cpu avx512, 2 threads", PeakRSSBytes: 5e9}
 	if err := printReport(ui, report); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"llmc/demo"
 	"llmc/internal/fault"
+	"llmc/kernels"
 	"llmc/model"
 	"llmc/tokenizer"
 )
@@ -25,6 +26,7 @@ type generateOptions struct {
 	sampling  model.Sampling
 	ignoreEOS bool
 	noEcho    bool
+	compute   string
 }
 
 func newGenerateCommand(global *globalOptions) *cobra.Command {
@@ -63,6 +65,7 @@ around it. The same flags give the same text, whatever the number of threads.`,
 	flags.Float64Var(&o.sampling.TopP, "top-p", 1, "draw from the likeliest tokens that make up this probability")
 	flags.Uint64Var(&o.sampling.Seed, "seed", 0, "seed of the random draws")
 	flags.BoolVar(&o.ignoreEOS, "ignore-eos", false, "go on after the model ends the text")
+	flags.StringVar(&o.compute, "compute", kernels.Exact.String(), computeHelp)
 	flags.BoolVar(&o.noEcho, "no-echo", false, "leave the prompt out of the output")
 	return cmd
 }
@@ -80,6 +83,7 @@ func (o *generateOptions) check() error {
 // generation is a text as it grows, and the document of "llmc generate --json".
 type generation struct {
 	Model                  string  `json:"model"`
+	Compute                string  `json:"compute"`
 	Prompt                 string  `json:"prompt"`
 	PromptTokens           []int32 `json:"prompt_tokens"`
 	Tokens                 []int32 `json:"tokens"`
@@ -94,6 +98,10 @@ type generation struct {
 }
 
 func runGenerate(ctx context.Context, global *globalOptions, o *generateOptions, path string) error {
+	compute, err := kernels.ParseCompute(o.compute)
+	if err != nil {
+		return fault.Usage("--compute: %w", err)
+	}
 	c, err := openModel(path)
 	if err != nil {
 		return err
@@ -107,7 +115,7 @@ func runGenerate(ctx context.Context, global *globalOptions, o *generateOptions,
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	m, err := model.New(global.newDevice(), weights)
+	m, err := model.New(global.newDeviceFor(compute), weights)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -116,7 +124,7 @@ func runGenerate(ctx context.Context, global *globalOptions, o *generateOptions,
 		prompt = []int32{id}
 	}
 	ui := global.ui
-	g := &generation{Model: path, Prompt: o.prompt, PromptTokens: prompt, tok: tok}
+	g := &generation{Model: path, Compute: compute.Describe(), Prompt: o.prompt, PromptTokens: prompt, tok: tok}
 	if !ui.json {
 		g.out = ui.out
 		if !o.noEcho {

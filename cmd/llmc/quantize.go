@@ -500,7 +500,7 @@ func (q *quantization) measure(ctx context.Context, global *globalOptions, text 
 	if q.out != nil {
 		paths = append(paths, q.job.out)
 	}
-	subjects, closeAll, err := loadSubjects(global, paths)
+	subjects, closeAll, err := loadSubjects(global.newDevice(), paths)
 	defer closeAll()
 	if err != nil {
 		return err

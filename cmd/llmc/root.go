@@ -93,4 +93,9 @@ func (g *globalOptions) check() error {
 }
 
 // newDevice returns the device that the flags ask for.
-func (g *globalOptions) newDevice() kernels.Device { return kernels.NewCPU(g.threads) }
+func (g *globalOptions) newDevice() kernels.Device { return g.newDeviceFor(kernels.Exact) }
+
+// newDeviceFor is newDevice for either way to compute.
+func (g *globalOptions) newDeviceFor(c kernels.Compute) kernels.Device {
+	return kernels.NewCPUFor(c, g.threads)
+}

@@ -29,6 +29,7 @@ var files = []struct {
 	{"asm_vector", func(g *gen) { g.vectors() }},
 	{"asm_blocks", func(g *gen) { g.blocks() }},
 	{"asm_codes", func(g *gen) { g.codes() }},
+	{"asm_integer", func(g *gen) { g.integers() }},
 }
 
 func main() {

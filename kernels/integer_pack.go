@@ -1,0 +1,57 @@
+package kernels
+
+import "encoding/binary"
+
+// segment is a run of elements in a block of a type: a panel has each element
+// of all its rows together.
+type segment struct {
+	at    int // byte of the block
+	size  int // bytes of an element, 2 or 4
+	count int
+}
+
+// pack rearranges the rows of d into panels. Rows after the last are zeros,
+// whose scales are zero too.
+func (c *CPU) pack(w *integerWeight, d *Dense) {
+	panels := ceilDiv(w.rows, w.lanes)
+	w.data = alignedBytes(panels * w.lanes * w.rowLen)
+	c.jobs.panels = packPanels{w: w, src: d.Data}
+	c.pool.run(panels, &c.jobs.panels)
+	c.jobs.panels = packPanels{}
+}
+
+// packPanels rearranges the rows of one panel in each part.
+type packPanels struct {
+	w   *integerWeight
+	src []byte
+}
+
+func (t *packPanels) run(_, part int) {
+	w := t.w
+	first, size := part*w.lanes, w.lanes*w.rowLen
+	panel := w.data[part*size:][:size]
+	for lane := range min(w.lanes, w.rows-first) {
+		w.packRow(panel, t.src[(first+lane)*w.rowLen:][:w.rowLen], lane)
+	}
+}
+
+// packRow writes one lane of a panel.
+func (w *integerWeight) packRow(panel, row []byte, lane int) {
+	for ; len(row) > 0; row = row[w.format.bytes:] {
+		for _, s := range w.format.segments {
+			src := row[s.at:][:s.count*s.size]
+			step := w.lanes * s.size
+			dst := panel[lane*s.size:]
+			if s.size == 4 {
+				for i := 0; i < len(src); i += 4 {
+					binary.LittleEndian.PutUint32(dst[i/4*step:], binary.LittleEndian.Uint32(src[i:]))
+				}
+			} else {
+				for i := 0; i < len(src); i += 2 {
+					binary.LittleEndian.PutUint16(dst[i/2*step:], binary.LittleEndian.Uint16(src[i:]))
+				}
+			}
+			panel = panel[s.count*step:]
+		}
+	}
+}

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// The integer kernels multiply activations of 8 bits, in blocks of 32, with
+// panels of as many rows of packed weights as a vector has lanes: each lane of
+// a vector of codes holds 4 consecutive columns of one row. One call takes
+// some units of a panel's rows through all rows of activations, so that codes
+// are unpacked once for all of them.
+
+// A record is one block of activations in memory: 32 signed bytes, then these
+// numbers. The offset is what the kernel's codes have been moved up by.
+const (
+	recordScale = 32     // float32: what the bytes are multiplied by
+	recordBias  = 36     // int32: -offset times the sum of the bytes
+	recordBiasL = 40     // int32: of the first 16
+	recordBiasU = 44     // int32: of the last 16
+	recordSum   = 48     // float32: scale times the sum of the bytes
+	recordSumL  = 52     // float32: of the first 16
+	recordSumU  = 56     // float32: of the last 16
+	recordBytes = 32 * 2 // a cache line
+)
+
+// panelFormat is how panels of one number format are read.
+type panelFormat struct {
+	name   string
+	blocks int // of 32 columns in a unit
+	bytes  int // of one row of a unit
+	// prepare loads constants and returns what emits the unpacking of block b
+	// of the unit at w.
+	prepare func(g *gen) func(w reg.GPVirtual, b int) block
+}
+
+// block is 32 columns of a panel in registers.
+type block struct {
+	codes  []reg.VecVirtual // 8: columns 4i to 4i+3 of every row
+	most   int              // the largest code; 0 for signed codes (AVX2 only)
+	scales []operand.Op     // one, or one for each half of the columns
+	minima []operand.Op     // as scales, added to the products; nil for none
+}
+
+// halves reports whether the first and the last 16 columns have scales of
+// their own.
+func (b block) halves() bool { return len(b.scales) == 2 }
+
+// integers writes the integer kernels.
+func (g *gen) integers() {
+	g.quantize()
+	g.integerPeak()
+	for _, f := range []panelFormat{
+		{"Q8_0", 1, 34, panelQ8_0},
+		{"Q4_0", 1, 18, panelQ4_0},
+	} {
+		g.panel(f)
+	}
+}
+
+// panel writes the kernel of a format.
+func (g *gen) panel(f panelFormat) {
+	g.begin("panel"+f.name, "func(c *float32, x, w *byte, rows, units int)",
+		"adds to c [rows, lanes] the products of activations x [columns/32, rows]",
+		fmt.Sprintf("and the lanes of a panel of %s with units times %d columns.", f.name, 32*f.blocks))
+	c, x, w := g.arg("c"), g.arg("x"), g.arg("w")
+	rows, units := g.arg("rows"), g.arg("units")
+	unpack := f.prepare(g)
+	p := &panelRows{g: g}
+	if !g.wide() {
+		p.ones = g.YMM()
+		g.VBROADCASTSS(g.word(0x00010001), p.ones)
+	}
+	left, to := g.GP64(), g.GP64()
+	g.count("units", units, func() {
+		for b := range f.blocks {
+			data := unpack(w, b)
+			g.MOVQ(c, to)
+			g.MOVQ(rows, left)
+			pair, single, done := fmt.Sprintf("pair%d", b), fmt.Sprintf("single%d", b), fmt.Sprintf("rows%d", b)
+			g.SUBQ(operand.Imm(2), left)
+			g.JLT(operand.LabelRef(single))
+			g.Label(pair)
+			p.multiply(data, x, 0, g.at(to, 0))
+			p.multiply(data, x, recordBytes, g.at(to, 1))
+			g.move(x, 2*recordBytes)
+			g.move(to, 2*g.bytes())
+			g.SUBQ(operand.Imm(2), left)
+			g.JGE(operand.LabelRef(pair))
+			g.Label(single)
+			g.ADDQ(operand.Imm(2), left)
+			g.JZ(operand.LabelRef(done))
+			p.multiply(data, x, 0, g.at(to, 0))
+			g.move(x, recordBytes)
+			g.Label(done)
+		}
+		g.move(w, f.bytes*g.lanes)
+	})
+	g.end()
+}
+
+// panelRows multiplies a block with rows of activations.
+type panelRows struct {
+	g    *gen
+	ones reg.VecVirtual // AVX2: 16-bit ones
+}
+
+// multiply adds the products of one row to the sums at c. The order of
+// operations is that of portable Go:
+//
+//	c += (float(products of codes) * scale) * x.scale + minimum * x.sum
+func (p *panelRows) multiply(b block, x reg.GPVirtual, disp int, c operand.Mem) {
+	g := p.g
+	var sum reg.VecVirtual
+	if b.halves() {
+		sum = p.dot(b, 0, 4, x, disp, recordBiasL)
+		g.VCVTDQ2PS(sum, sum)
+		g.multiply(b.scales[0], sum, sum)
+		upper := p.dot(b, 4, 8, x, disp, recordBiasU)
+		g.VCVTDQ2PS(upper, upper)
+		g.multiply(b.scales[1], upper, upper)
+		g.VADDPS(upper, sum, sum)
+	} else {
+		sum = p.dot(b, 0, 8, x, disp, recordBias)
+		g.VCVTDQ2PS(sum, sum)
+		g.multiply(b.scales[0], sum, sum)
+	}
+	g.multiply(mem(x, disp+recordScale), sum, sum)
+	if b.minima != nil {
+		g.VADDPS(p.offset(b, x, disp), sum, sum)
+	}
+	g.VADDPS(c, sum, sum)
+	g.VMOVUPS(sum, c)
+}
+
+// offset is what the minima contribute to a row.
+func (p *panelRows) offset(b block, x reg.GPVirtual, disp int) reg.VecVirtual {
+	g := p.g
+	product := func(minimum operand.Op, at int) reg.VecVirtual {
+		v := g.vec()
+		if g.wide() {
+			g.VMULPS_BCST(mem(x, disp+at), minimum, v)
+			return v
+		}
+		g.VBROADCASTSS(mem(x, disp+at), v)
+		g.VMULPS(minimum, v, v)
+		return v
+	}
+	if !b.halves() {
+		return product(b.minima[0], recordSum)
+	}
+	lower, upper := product(b.minima[0], recordSumL), product(b.minima[1], recordSumU)
+	g.VADDPS(upper, lower, lower)
+	return lower
+}
+
+// dot returns the products of columns [4*from, 4*to) of a block with a row of
+// activations, summed for each lane, the offset of the codes taken out.
+func (p *panelRows) dot(b block, from, to int, x reg.GPVirtual, disp, bias int) reg.VecVirtual {
+	g := p.g
+	sum := g.vec()
+	if g.wide() {
+		g.VPBROADCASTD(mem(x, disp+bias), sum)
+		for i := from; i < to; i++ {
+			g.VPDPBUSD_BCST(mem(x, disp+4*i), b.codes[i], sum)
+		}
+		return sum
+	}
+	if b.most == 0 {
+		return p.dotSigned(b, from, to, x, disp)
+	}
+	g.VPBROADCASTD(mem(x, disp+bias), sum)
+	// As many sums of pairs as 16 bits hold.
+	most := 32767 / (2 * 127 * b.most)
+	for i := from; i < to; {
+		pairs := g.YMM()
+		for n := range min(most, to-i) {
+			v := pairs
+			if n > 0 {
+				v = g.YMM()
+			}
+			g.VPBROADCASTD(mem(x, disp+4*i), v)
+			g.VPMADDUBSW(v, b.codes[i], v)
+			if n > 0 {
+				g.VPADDW(v, pairs, pairs)
+			}
+			i++
+		}
+		g.VPMADDWD(p.ones, pairs, pairs)
+		g.VPADDD(pairs, sum, sum)
+	}
+	return sum
+}
+
+// dotSigned multiplies signed codes by their absolute values and activations
+// of their sign, since AVX2 multiplies unsigned with signed bytes. Activations
+// are at least -127, so that their sign can change.
+func (p *panelRows) dotSigned(b block, from, to int, x reg.GPVirtual, disp int) reg.VecVirtual {
+	g := p.g
+	sum := g.vec()
+	g.zero(sum)
+	for i := from; i < to; i++ {
+		v, size := g.YMM(), g.YMM()
+		g.VPBROADCASTD(mem(x, disp+4*i), v)
+		g.VPSIGNB(b.codes[i], v, v)
+		g.VPABSB(b.codes[i], size)
+		g.VPMADDUBSW(v, size, v)
+		g.VPMADDWD(p.ones, v, v)
+		g.VPADDD(v, sum, sum)
+	}
+	return sum
+}
+
+// halvesOf converts one half float of every lane.
+func (g *gen) halvesOf(m operand.Mem) reg.VecVirtual {
+	v := g.vec()
+	g.VCVTPH2PS(m, v)
+	return v
+}
+
+// vectorMask returns a register with the same byte everywhere.
+func (g *gen) vectorMask(b uint32) reg.VecVirtual { return g.bits(b * 0x01010101) }
+
+// and sets dst to a & b.
+func (g *gen) and(a operand.Op, b, dst reg.VecVirtual) {
+	if g.wide() {
+		g.VPANDD(a, b, dst)
+		return
+	}
+	g.VPAND(a, b, dst)
+}
+
+// signedCodes makes signed bytes what the dot product takes: AVX-512 wants
+// them moved up by 128.
+func (g *gen) signedCodes(codes []reg.VecVirtual, flip reg.VecVirtual) block {
+	if !g.wide() {
+		return block{codes: codes}
+	}
+	for _, v := range codes {
+		g.VPXORD(flip, v, v)
+	}
+	return block{codes: codes, most: 255}
+}
+
+// panelQ8_0: 8 vectors of signed codes, a half float for each row.
+func panelQ8_0(g *gen) func(w reg.GPVirtual, b int) block {
+	var flip reg.VecVirtual
+	if g.wide() {
+		flip = g.vectorMask(128)
+	}
+	return func(w reg.GPVirtual, _ int) block {
+		codes := g.vecs(8)
+		for i, v := range codes {
+			g.VMOVUPS(g.at(w, i), v)
+		}
+		b := g.signedCodes(codes, flip)
+		b.scales = []operand.Op{g.halvesOf(g.at(w, 8))}
+		return b
+	}
+}
+
+// nibbles8 unpacks 4 vectors of codes of 4 bits, whose lower halves are the
+// first 16 columns.
+func (g *gen) nibbles8(w reg.GPVirtual, mask reg.VecVirtual) []reg.VecVirtual {
+	codes := g.vecs(8)
+	for i := range 4 {
+		v := codes[4+i]
+		g.VMOVUPS(g.at(w, i), v)
+		g.and(v, mask, codes[i])
+		g.VPSRLW(operand.Imm(4), v, v)
+		g.and(v, mask, v)
+	}
+	return codes
+}
+
+// panelQ4_0: 4 vectors of codes, a half float for each row.
+func panelQ4_0(g *gen) func(w reg.GPVirtual, b int) block {
+	mask := g.vectorMask(15)
+	return func(w reg.GPVirtual, _ int) block {
+		return block{
+			codes: g.nibbles8(w, mask), most: 15,
+			scales: []operand.Op{g.halvesOf(g.at(w, 4))},
+		}
+	}
+}
+
+// integerPeak does nothing but integer dot products, to measure what the
+// machine can do.
+func (g *gen) integerPeak() {
+	const sums = 12
+	g.begin("integerPeak", "func(n int)", fmt.Sprintf("does n times %d vector operations of integer dot products.", sums))
+	n := g.arg("n")
+	a := g.zeros(1)[0]
+	v := g.zeros(sums)
+	g.count("loop", n, func() {
+		for i := range v {
+			if g.wide() {
+				g.VPDPBUSD(a, a, v[i])
+				continue
+			}
+			t := g.YMM()
+			g.VPMADDUBSW(a, a, t)
+			g.VPMADDWD(a, t, t)
+			g.VPADDD(t, v[i], v[i])
+		}
+	})
+	g.end()
+}
