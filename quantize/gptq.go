@@ -1,10 +1,8 @@
 package quantize
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
 	"llmc/internal/fault"
 	"llmc/internal/solve"
@@ -13,7 +11,7 @@ import (
 
 // DefaultDamp is the share of the Hessian's mean diagonal that GPTQ adds to
 // its diagonal, section 3.3 of arXiv 2210.17323.
-const DefaultDamp = 0.01
+const DefaultDamp = solve.DefaultDamp
 
 // gptqBlock is how many columns are fixed before their errors reach the
 // columns after them in one matrix product. Ranges of groups are chosen from
@@ -65,12 +63,20 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	if s.GroupSize > cols {
 		s.GroupSize = cols
 	}
-	g := &gptqLayer{method: m, scheme: s, rows: rows, cols: cols, solution: cmp.Or(l.Solution, &Solution{})}
-	if reason := g.factor(l.Inputs.Hessian); reason != "" {
-		return m.fallback(ctx, l, s, reason)
+	var order []int
+	if m.ActOrder {
+		order = solve.ByInput(l.Inputs.Hessian, cols)
 	}
+	factor, err := solve.FactorHessian(l.Inputs.Hessian, cols, order, m.Damp)
+	if err != nil {
+		return m.fallback(ctx, l, s, err.Error())
+	}
+	if l.Solution != nil {
+		l.Solution.Damping, l.Solution.Dead = factor.Damping, factor.Dead
+	}
+	g := &gptqLayer{method: m, scheme: s, rows: rows, cols: cols, order: factor.Order}
 	g.load(l.Weight)
-	if err := g.solve(ctx); err != nil {
+	if err := g.solve(ctx, factor.Upper); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
 	packed := g.pack()
@@ -102,64 +108,18 @@ func (m GPTQSolver) fallback(ctx context.Context, l Layer, s Scheme, reason stri
 	return RTN{Clip: m.Clip, Threads: m.Threads}.Quantize(ctx, l, s)
 }
 
-// gptqLayer is one layer on its way. Positions are columns in the order in
-// which they are fixed.
+// gptqLayer is one layer on its way, the [solve.Fixer] that rounds it. Positions
+// are columns in the order in which they are fixed.
 type gptqLayer struct {
 	method     GPTQSolver
 	scheme     Scheme
 	rows, cols int
-	solution   *Solution
 
 	order  []int     // [cols] the column at each position
-	upper  []float32 // [cols, cols] U of H⁻¹ = Uᵀ U, by position
-	w      []float32 // [rows, cols] by position; what is fixed is left behind
+	w      []float32 // [rows, cols] by position
 	codes  []uint8   // [rows, cols] by column
 	grids  []Grid    // [rows, groups]
 	groups int
-}
-
-// factor settles the order of the columns and factors the damped Hessian. It
-// returns why that is not possible, or "".
-func (g *gptqLayer) factor(hessian []float32) string {
-	n := g.cols
-	g.order = make([]int, n)
-	for i := range g.order {
-		g.order[i] = i
-	}
-	diagonal := func(c int) float32 { return hessian[c*n+c] }
-	if g.method.ActOrder {
-		slices.SortStableFunc(g.order, func(a, b int) int { return cmp.Compare(diagonal(b), diagonal(a)) })
-	}
-	sum := 0.0
-	for c := range n {
-		sum += float64(diagonal(c))
-		if diagonal(c) == 0 {
-			g.solution.Dead++
-		}
-	}
-	if sum == 0 {
-		return "all inputs are zero"
-	}
-	mean := sum / float64(n-g.solution.Dead)
-	h := make([]float32, n*n)
-	for i, from := range g.order {
-		for j, to := range g.order {
-			h[i*n+j] = hessian[from*n+to]
-		}
-		if diagonal(from) == 0 {
-			h[i*n+i] = float32(mean) // tied to no other column: rounded to nearest
-		}
-	}
-	for damp := cmp.Or(g.method.Damp, DefaultDamp); ; damp = min(2*damp, 1) {
-		var ok bool
-		if g.upper, ok = solve.InverseFactor(h, n, damp*mean); ok {
-			g.solution.Damping = damp
-			return ""
-		}
-		if damp >= 1 {
-			return "the Hessian is not positive definite"
-		}
-	}
 }
 
 // load copies the weights in the order of the positions.
@@ -200,29 +160,32 @@ func (g *gptqLayer) groupAt(p int) int {
 	return g.order[p] / g.scheme.GroupSize
 }
 
-// solve fixes all columns, some at a time.
-func (g *gptqLayer) solve(ctx context.Context) error {
+// solve fixes all columns.
+func (g *gptqLayer) solve(ctx context.Context, upper []float32) error {
 	if !g.late() {
 		if err := g.fitAll(ctx); err != nil {
 			return err
 		}
 	}
-	cpu := kernels.NewCPU(g.method.Threads)
-	defer cpu.Close()
-	for from := 0; from < g.cols; {
-		to := min(from+gptqBlock, g.cols)
-		errors := cpu.NewTensor(g.rows, to-from)
-		err := eachRow(ctx, g.method.Threads, g.rows, g.cols, func(r int, _ []float32, _ []uint8) error {
-			return g.fix(r, from, to, errors.Data[r*(to-from):][:to-from])
-		})
-		if err != nil {
-			return err
-		}
-		g.spread(cpu, from, to, errors)
-		cpu.Free(errors)
-		from = to
+	return solve.Feedback(ctx, g.w, g.rows, g.cols, upper, gptqBlock, g.method.Threads, g)
+}
+
+// Block chooses the ranges of the groups that begin in the block.
+func (g *gptqLayer) Block(ctx context.Context, from, to int, w []float32) error {
+	if !g.late() {
+		return nil
 	}
-	return nil
+	return eachRow(ctx, g.method.Threads, g.rows, to-from, func(r int, _ []float32, _ []uint8) error {
+		return g.fitBlock(r, from, to, w[r*g.cols:][:g.cols])
+	})
+}
+
+// Fix rounds a weight to the nearest number of its group's grid.
+func (g *gptqLayer) Fix(r, p int, row []float32) float32 {
+	grid := g.grids[r*g.groups+g.groupAt(p)]
+	code := grid.Code(row[p])
+	g.codes[r*g.cols+g.order[p]] = code
+	return grid.Value(code)
 }
 
 // fitAll chooses every range from the weights as they are.
@@ -259,9 +222,6 @@ func (g *gptqLayer) fitAll(ctx context.Context) error {
 
 // fitBlock chooses the ranges of a row's groups that begin from from to to-1.
 func (g *gptqLayer) fitBlock(r, from, to int, row []float32) error {
-	if !g.late() {
-		return nil
-	}
 	size := g.scheme.GroupSize
 	for p := (from + size - 1) / size * size; p < to; p += size {
 		grid, err := FitGrid(g.scheme, g.method.Clip, row[p:min(p+size, g.cols)], nil)
@@ -271,53 +231,6 @@ func (g *gptqLayer) fitBlock(r, from, to int, row []float32) error {
 		g.grids[r*g.groups+p/size] = grid
 	}
 	return nil
-}
-
-// fix rounds the positions from to to-1 of a row, one after the other, and
-// spreads each error over those after it up to to. errors [to-from] receives
-// the errors divided by U's diagonal, for spread.
-func (g *gptqLayer) fix(r, from, to int, errors []float32) error {
-	row := g.w[r*g.cols:][:g.cols]
-	if err := g.fitBlock(r, from, to, row); err != nil {
-		return err
-	}
-	for p := from; p < to; p++ {
-		grid := g.grids[r*g.groups+g.groupAt(p)]
-		code := grid.Code(row[p])
-		g.codes[r*g.cols+g.order[p]] = code
-		u := g.upper[p*g.cols+p : p*g.cols+to]
-		e := (row[p] - grid.Value(code)) / u[0]
-		errors[p-from] = e
-		rest := row[p+1 : to]
-		for i, v := range u[1:][:len(rest)] {
-			rest[i] -= e * v
-		}
-	}
-	return nil
-}
-
-// spread takes the errors [rows, to-from] of fixed positions off the positions
-// from to on: W -= E U.
-func (g *gptqLayer) spread(cpu *kernels.CPU, from, to int, errors *kernels.Tensor) {
-	n, width := g.cols-to, to-from
-	if n == 0 {
-		return
-	}
-	panel := make([]float32, n*width) // Uᵀ [n, width]
-	for p := from; p < to; p++ {
-		for i, v := range g.upper[p*g.cols+to:][:n] {
-			panel[i*width+p-from] = v
-		}
-	}
-	product := cpu.NewTensor(g.rows, n)
-	cpu.MatMul(product, errors, cpu.Load(kernels.FromFloat32s(n, width, panel)))
-	for r := range g.rows {
-		row := g.w[r*g.cols+to:][:n]
-		for i, v := range product.Data[r*n:][:n] {
-			row[i] -= v
-		}
-	}
-	cpu.Free(product)
 }
 
 // pack stores codes and grids.

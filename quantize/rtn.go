@@ -3,12 +3,10 @@ package quantize
 import (
 	"context"
 	"fmt"
-	"runtime"
-
-	"golang.org/x/sync/errgroup"
 
 	"llmc/dtype"
 	"llmc/internal/fault"
+	"llmc/internal/parallel"
 	"llmc/kernels"
 	"llmc/kernels/blocks"
 )
@@ -174,34 +172,11 @@ func newGroups(rows, cols int, s Scheme) *kernels.Groups {
 	return g
 }
 
-// weightsPerTask is how many weights a worker takes at a time, at least a row.
-const weightsPerTask = 1 << 16
-
 // eachRow calls f for every row, several rows at a time, with scratch of cols
 // elements that belongs to the call. Rows must not depend on each other.
 func eachRow(ctx context.Context, threads, rows, cols int, f func(r int, x []float32, codes []uint8) error) error {
-	if threads <= 0 {
-		threads = runtime.GOMAXPROCS(0)
-	}
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(threads)
-	step := max(1, weightsPerTask/max(cols, 1))
-	for start := 0; start < rows && running.Err() == nil; start += step {
-		group.Go(func() error {
-			x, codes := make([]float32, cols), make([]uint8, cols)
-			for r := start; r < min(start+step, rows); r++ {
-				if err := running.Err(); err != nil {
-					return err
-				}
-				if err := f(r, x, codes); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return ctx.Err()
+	return parallel.Rows(ctx, threads, rows, cols, func() func(int) error {
+		x, codes := make([]float32, cols), make([]uint8, cols)
+		return func(r int) error { return f(r, x, codes) }
+	})
 }

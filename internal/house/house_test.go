@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"prune":     {"dtype", "formats", "kernels", "tokenizer", "model", "calibrate"},
 	"distill":   {"dtype", "formats", "kernels", "tokenizer", "model", "calibrate"},
 	"eval":      {"dtype", "formats", "kernels", "tokenizer", "model", "calibrate"},
-	"internal":  {},
+	"internal":  {"dtype", "kernels"},
 }
 
 // onlyCommand are the modules that belong to the command line alone.
