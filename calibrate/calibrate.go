@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"llmc/kernels"
@@ -28,7 +27,17 @@ type Inputs struct {
 // Options are what Walk can be told.
 type Options struct {
 	Hessian bool // gather Inputs.Hessian
-	// Progress, when not nil, is told the blocks done and the blocks in all.
+	// Solve, when not nil, says what the visitor takes for a linear
+	// [rows, cols], so that memory and time can be planned.
+	Solve func(rows, cols int) Cost
+	// MaxMemory bounds the program's memory in bytes; 0 does not. See
+	// [NewSchedule].
+	MaxMemory int64
+	// Dir is the folder for a file of hidden states, should they not be kept in
+	// memory; "" is the system's for temporary files.
+	Dir string
+	// Progress, when not nil, is told the floating-point operations done and
+	// those in all, as far as they are known beforehand.
 	Progress func(done, total int64)
 }
 
@@ -40,34 +49,46 @@ type Visitor func(ctx context.Context, block int, roles []model.Role, in *Inputs
 
 // Walk runs windows of token ids through the model of w. All inputs of a block
 // are gathered with its weights as they are and the blocks before it as the
-// visitor left them. What is in memory at a time is one block, its Inputs, and
-// the hidden states of all windows: 4 bytes * tokens * hidden size.
+// visitor left them. What is in memory at a time is one block, its Inputs or
+// some of them, and the hidden states of all windows or of one; see
+// [NewSchedule].
 //
-// The result does not depend on the number of threads. NaN or an infinity in
-// an activation is an error that names the block and the linears.
+// The result does not depend on the number of threads, nor on the memory. NaN
+// or an infinity in an activation is an error that names the block and the
+// linears.
 func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, o Options, visit Visitor) error {
 	if len(windows) == 0 {
 		return errors.New("there are no calibration samples")
+	}
+	sizes := make([]int, len(windows))
+	longest := 0
+	for i, ids := range windows {
+		sizes[i] = len(ids) * w.Config.Hidden
+		longest = max(longest, len(ids))
+	}
+	schedule, err := NewSchedule(w, len(windows), longest, o)
+	if err != nil {
+		return err
 	}
 	m, err := model.NewOutline(dev, w)
 	if err != nil {
 		return err
 	}
-	walk := walk{dev: dev, weights: w, model: m, state: m.NewState(), gatherHessian: o.Hessian}
-	defer walk.free()
-	for _, ids := range windows {
-		if err := m.CheckIDs(ids); err != nil {
-			return err
-		}
-		walk.hidden = append(walk.hidden, m.Embed(ids))
+	hidden, err := newHiddenStates(sizes, schedule.OnDisk, o.Dir)
+	if err != nil {
+		return err
 	}
-	blocks := w.Config.Blocks
-	for i := range blocks {
+	defer hidden.close()
+	walk := walk{dev: dev, weights: w, model: m, hidden: hidden, options: o, schedule: schedule}
+	for _, ids := range windows {
+		walk.rows = append(walk.rows, len(ids))
+	}
+	if err := walk.embed(ctx, windows); err != nil {
+		return err
+	}
+	for i := range w.Config.Blocks {
 		if err := walk.block(ctx, i, visit); err != nil {
 			return err
-		}
-		if o.Progress != nil {
-			o.Progress(int64(i+1), int64(blocks))
 		}
 	}
 	return nil
@@ -75,18 +96,40 @@ func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][
 
 // walk is the state of one Walk.
 type walk struct {
-	dev           kernels.Device
-	weights       *model.Weights
-	model         *model.Model
-	state         *model.State // of one window at a time
-	hidden        []*kernels.Tensor
-	gatherHessian bool
+	dev      kernels.Device
+	weights  *model.Weights
+	model    *model.Model
+	state    *model.State // of one window at a time
+	rows     []int        // tokens of each window
+	hidden   hiddenStates
+	options  Options
+	schedule *Schedule
+	done     float64 // operations
 }
 
-func (w *walk) free() {
-	for _, x := range w.hidden {
-		w.dev.Free(x)
+// embed begins the hidden states of all windows.
+func (w *walk) embed(ctx context.Context, windows [][]int32) error {
+	for i, ids := range windows {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := w.model.CheckIDs(ids); err != nil {
+			return err
+		}
+		x := w.model.Embed(ids)
+		if err := w.save(i, x); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// save keeps a window's hidden states and frees them.
+func (w *walk) save(window int, x *kernels.Tensor) error {
+	values := make([]float32, x.Rows*x.Cols)
+	w.dev.Read(values, x)
+	w.dev.Free(x)
+	return w.hidden.save(window, values)
 }
 
 // block gathers the inputs of a block, lets the visitor at them, and takes the
@@ -95,64 +138,115 @@ func (w *walk) block(ctx context.Context, i int, visit Visitor) error {
 	if err := w.model.LoadBlock(w.weights, i); err != nil {
 		return err
 	}
-	defer w.model.DropBlock(i)
-	gathered, err := w.gather(ctx, i)
-	if err != nil {
-		return err
-	}
-	for _, g := range gathered {
-		in, err := g.inputs()
-		if err != nil {
-			return fmt.Errorf("block %d, the input of %s: %w", i, rolesString(g.roles), err)
-		}
-		if err := visit(ctx, i, g.roles, in); err != nil {
+	defer w.drop(i)
+	w.state = w.model.NewState() // without the keys and values of other blocks
+	for _, pass := range w.schedule.passes {
+		if err := w.pass(ctx, i, pass, visit); err != nil {
 			return err
 		}
 	}
 	if i == w.weights.Config.Blocks-1 {
+		w.advance(w.schedule.forward)
 		return nil // nobody sees what comes out
 	}
 	if err := w.model.LoadBlock(w.weights, i); err != nil {
 		return err
 	}
-	for _, x := range w.hidden {
+	return w.forward(ctx, i, w.save)
+}
+
+// drop lets go of a block's weights.
+func (w *walk) drop(i int) {
+	w.model.DropBlock(i)
+	for _, id := range w.weights.Config.IDs() {
+		if id.Block == i {
+			w.weights.Release(id)
+		}
+	}
+}
+
+// forward takes all windows through a block as it is loaded.
+func (w *walk) forward(ctx context.Context, i int, each func(window int, x *kernels.Tensor) error) error {
+	for window, rows := range w.rows {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		values, err := w.hidden.load(window)
+		if err != nil {
+			return err
+		}
+		x := w.dev.NewTensor(rows, len(values)/rows)
+		w.dev.Write(x, values)
 		w.state.Truncate(0)
 		w.model.Block(i, x, w.state)
+		if err := each(window, x); err != nil {
+			return err
+		}
+		w.advance(w.schedule.forward / float64(len(w.rows)))
+	}
+	return nil
+}
+
+// pass gathers some inputs of a block, all windows through it, and lets the
+// visitor at them.
+func (w *walk) pass(ctx context.Context, i int, pass []input, visit Visitor) error {
+	gathered, err := w.gather(ctx, i, pass)
+	if err != nil {
+		return err
+	}
+	w.trim()
+	for at, g := range gathered {
+		in, err := g.inputs()
+		if err != nil {
+			return fmt.Errorf("block %d, the input of %s: %w", i, rolesString(g.roles), err)
+		}
+		gathered[at] = nil // its memory goes when the visitor returns
+		if err := visit(ctx, i, g.roles, in); err != nil {
+			return err
+		}
+		w.advance(pass[at].solve.Flops)
 	}
 	return nil
 }
 
 // gather runs all windows through a block and throws the results away.
-func (w *walk) gather(ctx context.Context, i int) ([]*gatherer, error) {
+func (w *walk) gather(ctx context.Context, i int, pass []input) ([]*gatherer, error) {
 	var all []*gatherer
-	byRole := map[model.Role]*gatherer{}
+	gatherers := map[model.Role]*gatherer{}
+	for _, in := range pass {
+		g := newGatherer(w.dev, in.roles, int(in.width), w.options.Hessian)
+		gatherers[in.roles[0]] = g
+		all = append(all, g)
+	}
 	w.model.SetHook(func(_ int, roles []model.Role, in *kernels.Tensor) {
-		g := byRole[roles[0]]
-		if g == nil {
-			g = newGatherer(w.dev, roles, in.Cols, w.gatherHessian)
-			byRole[roles[0]] = g
-			all = append(all, g)
+		if g := gatherers[roles[0]]; g != nil {
+			g.add(in)
 		}
-		g.add(in)
 	})
 	defer w.model.SetHook(nil)
-	var values []float32
-	for _, x := range w.hidden {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	err := w.forward(ctx, i, func(_ int, x *kernels.Tensor) error {
+		w.dev.Free(x)
+		for _, in := range pass {
+			w.advance(in.gather / float64(len(w.rows)))
 		}
-		values = slices.Grow(values[:0], x.Rows*x.Cols)[:x.Rows*x.Cols]
-		w.dev.Read(values, x)
-		scratch := w.dev.NewTensor(x.Rows, x.Cols)
-		w.dev.Write(scratch, values)
-		w.state.Truncate(0)
-		w.model.Block(i, scratch, w.state)
-		w.dev.Free(scratch)
+		return nil
+	})
+	return all, err
+}
+
+// trim gives back what the device keeps for the next forward pass, for the
+// visitor to use.
+func (w *walk) trim() {
+	if dev, ok := w.dev.(interface{ Trim() }); ok {
+		dev.Trim()
 	}
-	return all, nil
+}
+
+func (w *walk) advance(flops float64) {
+	w.done += flops
+	if w.options.Progress != nil {
+		w.options.Progress(int64(w.done), int64(w.schedule.Flops))
+	}
 }
 
 func rolesString(roles []model.Role) string {

@@ -19,6 +19,25 @@ type gatherer struct {
 	bad     error     // the first number that is not finite
 }
 
+// gatherBytes is the memory of a gatherer of an input [rows, in].
+func gatherBytes(in int, hessian bool) int64 {
+	n := int64(in)
+	if !hessian {
+		return 8 * n
+	}
+	return 8*n + 4*n*n + 4*n*n // the sum and one window's part of it
+}
+
+// addBytes is what adding a window of so many rows takes besides: a copy of it,
+// transposed where a Hessian is gathered, and the product.
+func addBytes(rows, in int, hessian bool) int64 {
+	r, n := int64(rows), int64(in)
+	if !hessian {
+		return 4 * r * n
+	}
+	return 4*4*r*n + 4*n*n
+}
+
 func newGatherer(dev kernels.Device, roles []model.Role, in int, hessian bool) *gatherer {
 	g := &gatherer{dev: dev, roles: roles, squares: make([]float64, in)}
 	if hessian {

@@ -134,6 +134,13 @@ func (c *CPU) Free(t *Tensor) {
 	c.free = append(c.free, t)
 }
 
+// Trim gives back the memory that is kept for reuse: freed tensors and what
+// operations work with. The next operations take it again.
+func (c *CPU) Trim() {
+	c.free, c.packed, c.quantized = nil, nil, quantized{}
+	clear(c.scratch)
+}
+
 // Write copies src, row-major, into dst, which has as many elements.
 func (c *CPU) Write(dst *Tensor, src []float32) {
 	mustEqual("Write", len(src), len(dst.Data))

@@ -49,6 +49,10 @@ var (
 	ffnOut  = []Role{Down}
 )
 
+// SharedInputs lists the linears of a block by the input they share, in the
+// order in which a forward pass comes to them.
+func SharedInputs() [][]Role { return [][]Role{attnIn, attnOut, ffnIn, ffnOut} }
+
 // New loads the weights onto a device.
 func New(dev kernels.Device, w *Weights) (*Model, error) {
 	m, err := NewOutline(dev, w)

@@ -254,6 +254,14 @@ func (w *Weights) Bytes(id ID) int64 {
 	return n
 }
 
+// Release lets go of the memory that a tensor of a mapped file takes. It can be
+// read again at any time.
+func (w *Weights) Release(id ID) {
+	for _, t := range w.stored[id] {
+		raw.Release(t.Data)
+	}
+}
+
 // Check reads every weight and returns an error that names the first tensor
 // with a value that is not a number or infinite. progress, when not nil, is
 // told the bytes done and the bytes in all.
@@ -270,6 +278,7 @@ func (w *Weights) Check(ctx context.Context, progress func(done, total int64)) e
 		if err := w.checkValues(ctx, id); err != nil {
 			return err
 		}
+		w.Release(id) // lest the whole model be in memory, where one block has to be
 		if done += w.Bytes(id); progress != nil {
 			progress(done, total)
 		}

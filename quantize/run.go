@@ -113,30 +113,32 @@ func (r *Run) round(ctx context.Context, e *Entry, w kernels.Matrix, in *Inputs)
 // Calibrate takes windows of token ids through the model block by block and
 // rounds the linears with what their inputs show; every block sees the inputs
 // that the rounded blocks before it give. Afterwards Matrix returns what was
-// found, and so do the weights the run was made of. progress may be nil; it is
-// told the blocks done and the blocks in all.
-func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int32, progress func(done, total int64)) error {
-	o := calibrate.Options{Hessian: r.method.Needs()&NeedsHessian != 0, Progress: progress}
-	return calibrate.Walk(ctx, dev, r.weights, windows, o, func(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
-		for _, role := range roles {
-			id := model.ID{Role: role, Block: block}
-			e, ok := r.entries[id]
-			if !ok || !e.rounds() {
-				continue
-			}
-			w, err := r.weights.Matrix(id)
-			if err != nil {
-				return err
-			}
-			q, err := r.round(ctx, e, w, in)
-			if err != nil {
-				return err
-			}
-			r.solved[id] = q
-			r.weights.Replace(id, q)
+// found, and so do the weights the run was made of. o comes from
+// CalibrationOptions.
+func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int32, o calibrate.Options) error {
+	return calibrate.Walk(ctx, dev, r.weights, windows, o, r.visit)
+}
+
+// visit rounds the linears that share an input.
+func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
+	for _, role := range roles {
+		id := model.ID{Role: role, Block: block}
+		e, ok := r.entries[id]
+		if !ok || !e.rounds() {
+			continue
 		}
-		return nil
-	})
+		w, err := r.weights.Matrix(id)
+		if err != nil {
+			return err
+		}
+		q, err := r.round(ctx, e, w, in)
+		if err != nil {
+			return err
+		}
+		r.solved[id] = q
+		r.weights.Replace(id, q)
+	}
+	return nil
 }
 
 // Results lists what was rounded so far, in the plan's order.

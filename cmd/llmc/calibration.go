@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -24,10 +26,13 @@ type calibrationOptions struct {
 	damp         float64
 	actOrder     bool
 	staticGroups bool
+	maxMemory    string
+
+	memory int64 // bytes of maxMemory, 0 for no limit
 }
 
 // calibrationFlags are their names.
-var calibrationFlags = []string{"calibration", "samples", "calibration-context", "seed", "damp", "act-order", "static-groups"}
+var calibrationFlags = []string{"calibration", "samples", "calibration-context", "seed", "damp", "act-order", "static-groups", "max-memory"}
 
 func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -35,6 +40,7 @@ func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags.IntVar(&o.samples, "samples", 128, "windows of calibration text")
 	flags.IntVar(&o.context, "calibration-context", 0, "tokens of such a window (default 2048, or the model's context if that is less)")
 	flags.Uint64Var(&o.seed, "seed", 0, "chooses the windows")
+	flags.StringVar(&o.maxMemory, "max-memory", "", "keep calibration within this much memory: 4GB (default: no limit)")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
 	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
@@ -73,7 +79,36 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 			"add --static-groups, or use --to gptq")
 	}
 	job.policy.ActOrder = o.actOrder && !o.staticGroups
+	if o.maxMemory != "" {
+		var err error
+		if o.memory, err = eval.ParseSize(o.maxMemory); err != nil {
+			return fault.Usage("--max-memory: %w", err)
+		}
+		if o.memory < 1 {
+			return fault.Usage("--max-memory is %s, allowed is more than 0", o.maxMemory)
+		}
+	}
 	return nil
+}
+
+// window is how many tokens a window has.
+func (o *calibrationOptions) window(c *model.Config) int {
+	if o.context > 0 {
+		return o.context
+	}
+	return min(2048, max(c.Context, 2))
+}
+
+// walk is how calibration goes about it, and whether that fits into the memory
+// that is allowed.
+func (q *quantization) walk(o *calibrationOptions) (calibrate.Options, *calibrate.Schedule, error) {
+	options := q.run.CalibrationOptions()
+	options.MaxMemory = o.memory
+	if q.job.out != "" {
+		options.Dir = filepath.Dir(q.job.out)
+	}
+	s, err := calibrate.NewSchedule(q.weights, o.samples, o.window(&q.weights.Config), options)
+	return options, s, err
 }
 
 // text is where the calibration text is; a missing file is found here.
@@ -109,8 +144,15 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 		Text: text.Name, Samples: len(windows), Context: len(windows[0]), Tokens: len(windows) * len(windows[0]),
 		Seed: o.seed, Damp: o.damp, ActOrder: o.actOrder, StaticGroups: o.staticGroups,
 	}
-	progress := func(done, total int64) { global.ui.progress("calibrate", done, total) }
-	err = q.run.Calibrate(ctx, global.newDevice(), windows, progress)
+	options, schedule, err := q.walk(o)
+	if err != nil {
+		return err
+	}
+	if o.memory > 0 {
+		defer debug.SetMemoryLimit(debug.SetMemoryLimit(schedule.HeapLimit(o.memory)))
+	}
+	options.Progress = func(done, total int64) { global.ui.progress("calibrate", done, total) }
+	err = q.run.Calibrate(ctx, global.newDevice(), windows, options)
 	global.ui.closeProgress()
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.job.path, err)
@@ -133,10 +175,7 @@ func (q *quantization) windows(o *calibrationOptions, text eval.Text) ([][]int32
 	if err != nil {
 		return nil, err
 	}
-	s := calibrate.Sampling{Samples: o.samples, Context: o.context, Seed: o.seed}
-	if s.Context == 0 {
-		s.Context = min(2048, max(q.weights.Config.Context, 2))
-	}
+	s := calibrate.Sampling{Samples: o.samples, Context: o.window(&q.weights.Config), Seed: o.seed}
 	windows, err := calibrate.Windows(tokenizer, string(all), s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", text.Name, err)

@@ -390,6 +390,11 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	if err != nil {
 		return fmt.Errorf("%s: %w", job.path, err)
 	}
+	if job.method.Needs() != quantize.NeedsNothing {
+		if _, _, err := q.walk(&o.calibration); err != nil {
+			return err
+		}
+	}
 	for _, note := range q.report.Notes {
 		ui.warn("%s", note)
 	}

@@ -151,7 +151,7 @@ func (u *ui) progress(stage string, done, total int64) {
 		u.next = now.Add(plainInterval)
 		spent := now.Sub(u.start)
 		left := time.Duration(float64(spent) / float64(done) * float64(total-done))
-		fmt.Fprintf(u.err, "%s: %d of %d, %s left\n", stage, done, total, left.Round(time.Second))
+		fmt.Fprintf(u.err, "%s: %d%%, %s left\n", stage, int(100*float64(done)/float64(total)), left.Round(time.Second))
 	}
 }
 

@@ -52,6 +52,9 @@ func Map(path string) (*Mapping, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot map %s: %w", path, err)
 	}
+	if m.unmap != nil {
+		m.register()
+	}
 	return m, nil
 }
 
@@ -68,6 +71,9 @@ func checkRegular(path string, info fs.FileInfo) error {
 // Close releases the mapping. Closing it again does nothing.
 func (m *Mapping) Close() error {
 	unmap := m.unmap
+	if unmap != nil {
+		m.unregister()
+	}
 	m.Data, m.unmap = nil, nil
 	if unmap == nil {
 		return nil

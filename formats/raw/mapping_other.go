@@ -16,5 +16,8 @@ func mapFile(f *os.File, size int) (*Mapping, error) {
 	return &Mapping{Data: data}, nil
 }
 
+// releasePages does nothing: files are read, not mapped.
+func releasePages([]byte, int, int) {}
+
 // syncDir does nothing: these systems cannot sync a folder.
 func syncDir(string) error { return nil }

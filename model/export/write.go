@@ -39,6 +39,7 @@ func (e *Export) Write(ctx context.Context, path string, force bool, source Sour
 		if err := w.item(i); err != nil {
 			return err
 		}
+		e.weights.Release(e.spec.Items[i].ID)
 	}
 	for _, t := range e.extra {
 		if err := w.bytes(t, t.Data); err != nil {
@@ -245,6 +246,7 @@ func (e *Export) readBack(path string, sums map[string]uint32) error {
 		if !ok || crc32.Checksum(t.Data, castagnoli) != want {
 			return fault.Invalid("the tensor %s is not what was written", t.Name)
 		}
+		raw.Release(t.Data)
 	}
 	if e.spec.Kind == formats.HuggingFace && !bytes.Equal(c.Config, e.files[configFile]) {
 		return fault.Invalid("%s is not what was written", configFile)

@@ -1,0 +1,232 @@
+package calibrate
+
+import (
+	"fmt"
+
+	"llmc/internal/fault"
+	"llmc/model"
+)
+
+// Cost is what visiting one linear takes.
+type Cost struct {
+	// Bytes is the most memory that is taken at a time, besides the weight as
+	// it is stored and the Inputs.
+	Bytes int64
+	// Flops are the floating-point operations; those at a fraction of a matrix
+	// product's speed count as that many more.
+	Flops float64
+}
+
+// Schedule is how a walk keeps within its memory. What a walk gives does not
+// depend on it.
+type Schedule struct {
+	Passes int  // how often all windows go through a block to gather its inputs
+	OnDisk bool // hidden states are kept in a file, not in memory
+
+	Peak        int64   // bytes of memory, resident, at the most
+	Activations int64   // bytes of all hidden states, wherever they are kept
+	Flops       float64 // floating-point operations in all
+
+	passes  [][]input // the inputs that are gathered together
+	forward float64   // operations that take all windows through a block
+	mapped  int64     // bytes of weights that are views of files
+}
+
+// NewSchedule fits a walk over windows of up to context tokens into
+// o.MaxMemory bytes, 0 for as many as it likes. It prefers hidden states in
+// memory to a file and a file to gathering in several passes. What cannot be
+// done in that much memory is an error that says what is needed.
+func NewSchedule(w *model.Weights, windows, context int, o Options) (*Schedule, error) {
+	p := planner{weights: w, windows: int64(windows), context: int64(context), options: o}
+	inputs := p.inputs()
+	all := [][]input{inputs}
+	if s := p.schedule(all, false); o.MaxMemory <= 0 || s.Peak <= o.MaxMemory {
+		return s, nil
+	}
+	for _, passes := range append([][][]input{all}, p.split(inputs)) {
+		if s := p.schedule(passes, true); s.Peak <= o.MaxMemory {
+			return s, nil
+		}
+	}
+	least := p.schedule(p.single(inputs), true)
+	return nil, fault.Hint(fault.Usage("calibrating in %s of memory is not possible, it needs at least %s", sizeString(o.MaxMemory), sizeString(least.Peak)),
+		"allow more memory, or use shorter samples: %s of it grow with their %d tokens", sizeString(p.forward()), context)
+}
+
+// HeapLimit is what of maxMemory is left for Go's own memory, for
+// [runtime/debug.SetMemoryLimit]: mapped weights and the program's code are not
+// in it.
+func (s *Schedule) HeapLimit(maxMemory int64) int64 {
+	return max(maxMemory-s.mapped-codeBytes, maxMemory/2)
+}
+
+// input is one input of a block that some linears share.
+type input struct {
+	roles []model.Role
+	width int64
+	solve Cost // of the linears: the most memory of one, the operations of all
+
+	bytes  int64   // of what is gathered
+	gather float64 // operations of gathering it from all windows
+}
+
+// planner adds up memory and operations.
+type planner struct {
+	weights          *model.Weights
+	windows, context int64
+	options          Options
+}
+
+// inputs describes the inputs of the largest block.
+func (p *planner) inputs() []input {
+	c := &p.weights.Config
+	var list []input
+	for _, roles := range model.SharedInputs() {
+		in := input{roles: roles}
+		for _, role := range roles {
+			shape := c.Shape(model.ID{Role: role, Block: 0})
+			in.width = int64(shape[1])
+			if p.options.Solve != nil {
+				cost := p.options.Solve(shape[0], shape[1])
+				in.solve.Bytes = max(in.solve.Bytes, cost.Bytes)
+				in.solve.Flops += cost.Flops
+			}
+		}
+		in.bytes = gatherBytes(int(in.width), p.options.Hessian)
+		if p.options.Hessian {
+			in.gather = float64(p.windows*p.context) * float64(in.width*in.width)
+		}
+		list = append(list, in)
+	}
+	return list
+}
+
+// split puts as many inputs into each pass as memory allows.
+func (p *planner) split(inputs []input) [][]input {
+	var passes [][]input
+	for _, in := range inputs {
+		last := len(passes) - 1
+		if last >= 0 {
+			wider := append(passes[last][:len(passes[last]):len(passes[last])], in)
+			if p.schedule([][]input{wider}, true).Peak <= p.options.MaxMemory {
+				passes[last] = wider
+				continue
+			}
+		}
+		passes = append(passes, []input{in})
+	}
+	return passes
+}
+
+// single gives every input a pass of its own.
+func (p *planner) single(inputs []input) [][]input {
+	var passes [][]input
+	for _, in := range inputs {
+		passes = append(passes, []input{in})
+	}
+	return passes
+}
+
+// schedule adds up what a walk in such passes takes.
+func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
+	c := &p.weights.Config
+	s := &Schedule{
+		Passes: len(passes), OnDisk: onDisk, Activations: 4 * p.windows * p.context * int64(c.Hidden),
+		passes: passes, forward: p.forwardFlops(), mapped: p.block(),
+	}
+	var most int64
+	for _, pass := range passes {
+		var held int64
+		for _, in := range pass {
+			held += in.bytes
+		}
+		most = max(most, held+p.forward()+p.add(pass))
+		for _, in := range pass {
+			most = max(most, held+in.solve.Bytes)
+			held -= in.bytes
+		}
+	}
+	s.Peak = programBytes + 2*s.mapped + max(most, p.forward())
+	if onDisk {
+		s.Peak += 4 * p.context * int64(c.Hidden)
+	} else {
+		s.Peak += s.Activations
+	}
+	s.Flops = float64(c.Blocks) * s.blockFlops()
+	return s
+}
+
+// programBytes is what the program takes besides: code, tokenizer, text.
+const programBytes = 128 << 20
+
+// codeBytes is the part of it that is not Go's memory.
+const codeBytes = 32 << 20
+
+// block is the size of the largest block's weights. Twice of it is in memory,
+// as stored and as the visitor leaves it.
+func (p *planner) block() int64 {
+	sizes := make([]int64, p.weights.Config.Blocks)
+	for _, id := range p.weights.Config.IDs() {
+		if id.Block >= 0 {
+			sizes[id.Block] += p.weights.Bytes(id)
+		}
+	}
+	most := int64(0)
+	for _, n := range sizes {
+		most = max(most, n)
+	}
+	return most
+}
+
+// forward is what a window takes on its way through a block: the residual
+// stream and its norm, q and what attention makes of it, k, v and their cache,
+// gate and up, and a copy of the widest for the matrix product.
+func (p *planner) forward() int64 {
+	c := &p.weights.Config
+	heads, kv := int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
+	numbers := 3*int64(c.Hidden) + 2*heads + 4*kv + 2*int64(c.FFN) + max(int64(c.Hidden), heads, int64(c.FFN))
+	return 4 * p.context * numbers
+}
+
+// add is what adding a window to the widest input of a pass takes.
+func (p *planner) add(pass []input) int64 {
+	var most int64
+	for _, in := range pass {
+		most = max(most, addBytes(int(p.context), int(in.width), p.options.Hessian))
+	}
+	return most
+}
+
+// blockFlops counts the operations of a block.
+func (s *Schedule) blockFlops() float64 {
+	sum := s.forward
+	for _, pass := range s.passes {
+		sum += s.forward
+		for _, in := range pass {
+			sum += in.gather + in.solve.Flops
+		}
+	}
+	return sum
+}
+
+// forwardFlops are those of taking all windows through a block.
+func (p *planner) forwardFlops() float64 {
+	c := &p.weights.Config
+	weights := 0
+	for _, roles := range model.SharedInputs() {
+		for _, role := range roles {
+			shape := c.Shape(model.ID{Role: role, Block: 0})
+			weights += shape[0] * shape[1]
+		}
+	}
+	attention := float64(p.context) * float64(c.Heads*c.HeadDim) // causal: half of all pairs
+	return 2 * float64(p.windows*p.context) * (float64(weights) + attention)
+}
+
+// sizeString writes a number of bytes for people: 2.31 GB.
+func sizeString(n int64) string {
+	if n < 1e9 {
+		return fmt.Sprintf("%.3g MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.3g GB", float64(n)/1e9)
+}
