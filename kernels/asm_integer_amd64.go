@@ -26,6 +26,66 @@ func panelQ8_0AVX2(c *float32, x *byte, w *byte, rows int, units int)
 //go:noescape
 func panelQ4_0AVX2(c *float32, x *byte, w *byte, rows int, units int)
 
+// panelQ4_1AVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q4_1 with units times 32 columns.
+//
+//go:noescape
+func panelQ4_1AVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ5_0AVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q5_0 with units times 32 columns.
+//
+//go:noescape
+func panelQ5_0AVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ5_1AVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q5_1 with units times 32 columns.
+//
+//go:noescape
+func panelQ5_1AVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelIQ4_NLAVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of IQ4_NL with units times 32 columns.
+//
+//go:noescape
+func panelIQ4_NLAVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelIQ4_XSAVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of IQ4_XS with units times 256 columns.
+//
+//go:noescape
+func panelIQ4_XSAVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ2_KAVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q2_K with units times 256 columns.
+//
+//go:noescape
+func panelQ2_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ3_KAVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q3_K with units times 256 columns.
+//
+//go:noescape
+func panelQ3_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ4_KAVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q4_K with units times 256 columns.
+//
+//go:noescape
+func panelQ4_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ5_KAVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q5_K with units times 256 columns.
+//
+//go:noescape
+func panelQ5_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ6_KAVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q6_K with units times 256 columns.
+//
+//go:noescape
+func panelQ6_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
+
 // quantizeAVX512 rounds blocks of 32 numbers to records that are stride bytes apart.
 //
 //go:noescape
@@ -47,3 +107,63 @@ func panelQ8_0AVX512(c *float32, x *byte, w *byte, rows int, units int)
 //
 //go:noescape
 func panelQ4_0AVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ4_1AVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q4_1 with units times 32 columns.
+//
+//go:noescape
+func panelQ4_1AVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ5_0AVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q5_0 with units times 32 columns.
+//
+//go:noescape
+func panelQ5_0AVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ5_1AVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q5_1 with units times 32 columns.
+//
+//go:noescape
+func panelQ5_1AVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelIQ4_NLAVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of IQ4_NL with units times 32 columns.
+//
+//go:noescape
+func panelIQ4_NLAVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelIQ4_XSAVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of IQ4_XS with units times 256 columns.
+//
+//go:noescape
+func panelIQ4_XSAVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ2_KAVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q2_K with units times 256 columns.
+//
+//go:noescape
+func panelQ2_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ3_KAVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q3_K with units times 256 columns.
+//
+//go:noescape
+func panelQ3_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ4_KAVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q4_K with units times 256 columns.
+//
+//go:noescape
+func panelQ4_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ5_KAVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q5_K with units times 256 columns.
+//
+//go:noescape
+func panelQ5_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelQ6_KAVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel of Q6_K with units times 256 columns.
+//
+//go:noescape
+func panelQ6_KAVX512(c *float32, x *byte, w *byte, rows int, units int)

@@ -181,6 +181,8 @@ func plausible(data []byte, t dtype.Type) {
 		return
 	case dtype.F16, dtype.Q8_0, dtype.Q4_0, dtype.Q5_0, dtype.IQ4_NL:
 		scales = []int{0}
+	case dtype.IQ4_XS:
+		scales = []int{0}
 	case dtype.Q4_1, dtype.Q5_1, dtype.Q4_K, dtype.Q5_K:
 		scales = []int{0, 2}
 	case dtype.Q2_K:

@@ -8,6 +8,17 @@ type segment struct {
 	at    int // byte of the block
 	size  int // bytes of an element, 2 or 4
 	count int
+	turn  bool // the element is 32 bits, one for each column: see turnBits
+}
+
+// turnBits moves bit 4i+j to bit i of byte j, so that the bits of 4 columns
+// are in the same place of 4 bytes.
+func turnBits(bits uint32) (turned uint32) {
+	for i := range 8 {
+		// Multiplying by this puts bit j of 4 bits to bit 8j.
+		turned |= (bits >> (4 * i) & 15 * 0x00204081 & 0x01010101) << i
+	}
+	return turned
 }
 
 // pack rearranges the rows of d into panels. Rows after the last are zeros,
@@ -42,11 +53,14 @@ func (w *integerWeight) packRow(panel, row []byte, lane int) {
 			src := row[s.at:][:s.count*s.size]
 			step := w.lanes * s.size
 			dst := panel[lane*s.size:]
-			if s.size == 4 {
+			switch {
+			case s.turn:
+				binary.LittleEndian.PutUint32(dst, turnBits(binary.LittleEndian.Uint32(src)))
+			case s.size == 4:
 				for i := 0; i < len(src); i += 4 {
 					binary.LittleEndian.PutUint32(dst[i/4*step:], binary.LittleEndian.Uint32(src[i:]))
 				}
-			} else {
+			default:
 				for i := 0; i < len(src); i += 2 {
 					binary.LittleEndian.PutUint16(dst[i/2*step:], binary.LittleEndian.Uint16(src[i:]))
 				}

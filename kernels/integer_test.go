@@ -199,7 +199,7 @@ func integerPeak(o *ops) float64 {
 func BenchmarkIntegerProduct(b *testing.B) {
 	for _, threads := range []int{1, 2} {
 		for _, s := range []struct{ n, k, out int }{{512, 2048, 2048}, {512, 2048, 256}, {64, 2048, 2048}, {8, 2048, 5632}} {
-			for _, t := range integerTypes {
+			for _, t := range []dtype.Type{dtype.Q8_0, dtype.Q4_0, dtype.Q4_K, dtype.Q6_K} {
 				b.Run(fmt.Sprintf("threads=%d/%dx%dx%d/%s", threads, s.n, s.k, s.out, t), func(b *testing.B) {
 					benchLevels(b, func(b *testing.B, o *ops) {
 						c := newFastCPU(threads, o)

@@ -25,6 +25,7 @@ type Spec struct {
 	Heads   int // 8
 	KVHeads int // 4
 	Context int // 128
+	Vocab   int // 288: bytes, a begin and an end token, padding to a multiple of 32
 	Untied  bool
 	Seed    uint64
 }
@@ -33,7 +34,7 @@ func (s Spec) withDefaults() Spec {
 	for _, field := range []struct {
 		value *int
 		use   int
-	}{{&s.Hidden, 256}, {&s.FFN, 256}, {&s.Layers, 2}, {&s.Heads, 8}, {&s.KVHeads, 4}, {&s.Context, 128}} {
+	}{{&s.Hidden, 256}, {&s.FFN, 256}, {&s.Layers, 2}, {&s.Heads, 8}, {&s.KVHeads, 4}, {&s.Context, 128}, {&s.Vocab, 288}} {
 		if *field.value == 0 {
 			*field.value = field.use
 		}
@@ -41,11 +42,10 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
-// vocab is 256 bytes, a begin and an end token, and padding to a multiple of 32.
+// The tokens after the 256 bytes.
 const (
-	bos   = 256
-	eos   = 257
-	vocab = 288
+	bos = 256
+	eos = 257
 )
 
 // Tensor is a tensor to be written, row-major.
@@ -91,7 +91,7 @@ func Tensors(spec Spec) []Tensor {
 	add := func(name string, mean, deviation float64, shape ...int) {
 		list = append(list, random(rng, name, mean, deviation, shape))
 	}
-	add("model.embed_tokens.weight", 0, 0.5, vocab, s.Hidden)
+	add("model.embed_tokens.weight", 0, 0.5, s.Vocab, s.Hidden)
 	for i := range s.Layers {
 		p := fmt.Sprintf("model.layers.%d.", i)
 		add(p+"input_layernorm.weight", 1, 0.1, s.Hidden)
@@ -106,7 +106,7 @@ func Tensors(spec Spec) []Tensor {
 	}
 	add("model.norm.weight", 1, 0.1, s.Hidden)
 	if s.Untied {
-		add("lm_head.weight", 0, 0.2, vocab, s.Hidden)
+		add("lm_head.weight", 0, 0.2, s.Vocab, s.Hidden)
 	}
 	return list
 }
@@ -156,7 +156,7 @@ func config(s Spec) []byte {
 		"rms_norm_eps":            1e-5,
 		"rope_theta":              10000.0,
 		"hidden_act":              "silu",
-		"vocab_size":              vocab,
+		"vocab_size":              s.Vocab,
 		"tie_word_embeddings":     !s.Untied,
 		"bos_token_id":            bos,
 		"eos_token_id":            eos,

@@ -6,6 +6,9 @@ import "encoding/binary"
 // zero.
 var nonlinear4 = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 
+// Nonlinear4 returns the codebook of IQ4_NL and IQ4_XS.
+func Nonlinear4() [16]int8 { return nonlinear4 }
+
 // IQ4_NL: a scale and 16 bytes of nibbles.
 func dequantizeIQ4NL(dst []float32, src []byte) {
 	for ; len(src) >= 18; src, dst = src[18:], dst[32:] {

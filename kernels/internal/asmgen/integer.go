@@ -29,33 +29,66 @@ const (
 // panelFormat is how panels of one number format are read.
 type panelFormat struct {
 	name   string
-	blocks int // of 32 columns in a unit
-	bytes  int // of one row of a unit
-	// prepare loads constants and returns what emits the unpacking of block b
-	// of the unit at w.
-	prepare func(g *gen) func(w reg.GPVirtual, b int) block
+	blocks int  // of 32 columns in a unit
+	bytes  int  // of one row of a unit
+	most   int  // the largest code; signed for signed bytes
+	halves bool // the first and the last 16 columns have scales of their own
+	minima bool
+	// prepare loads constants and returns what emits the unpacking of block i
+	// of the unit at w into b.
+	prepare func(g *gen) panelUnpacker
 }
 
-// block is 32 columns of a panel in registers.
+type panelUnpacker = func(w reg.GPVirtual, i int, b *block)
+
+// signed is the most of formats of signed bytes. AVX-512 moves them up by 128.
+const signed = -1
+
+// block is 32 columns of a panel. Vectors have one lane for each row.
 type block struct {
-	codes  []reg.VecVirtual // 8: columns 4i to 4i+3 of every row
-	most   int              // the largest code; 0 for signed codes (AVX2 only)
-	scales []operand.Op     // one, or one for each half of the columns
-	minima []operand.Op     // as scales, added to the products; nil for none
+	codes  []reg.VecVirtual // 8: columns 4i to 4i+3
+	most   int
+	scales []operand.Op // one, or one for each half of the columns
+	minima []operand.Op // as scales, added to the products; nil for none
+}
+
+// newBlock returns the places of a block: registers, or memory for factors of
+// halves where registers are few.
+func (g *gen) newBlock(f panelFormat) *block {
+	b := &block{codes: g.vecs(8), most: f.most}
+	factors := func(n int) (ops []operand.Op) {
+		if f.halves && !g.wide() {
+			local := g.AllocLocal(n * g.bytes())
+			for i := range n {
+				ops = append(ops, local.Offset(i*g.bytes()))
+			}
+			return ops
+		}
+		for range n {
+			ops = append(ops, g.vec())
+		}
+		return ops
+	}
+	n := 1
+	if f.halves {
+		n = 2
+	}
+	b.scales = factors(n)
+	if f.minima {
+		b.minima = factors(n)
+	}
+	return b
 }
 
 // halves reports whether the first and the last 16 columns have scales of
 // their own.
-func (b block) halves() bool { return len(b.scales) == 2 }
+func (b *block) halves() bool { return len(b.scales) == 2 }
 
 // integers writes the integer kernels.
 func (g *gen) integers() {
 	g.quantize()
 	g.integerPeak()
-	for _, f := range []panelFormat{
-		{"Q8_0", 1, 34, panelQ8_0},
-		{"Q4_0", 1, 18, panelQ4_0},
-	} {
+	for _, f := range panelFormats {
 		g.panel(f)
 	}
 }
@@ -67,34 +100,30 @@ func (g *gen) panel(f panelFormat) {
 		fmt.Sprintf("and the lanes of a panel of %s with units times %d columns.", f.name, 32*f.blocks))
 	c, x, w := g.arg("c"), g.arg("x"), g.arg("w")
 	rows, units := g.arg("rows"), g.arg("units")
-	unpack := f.prepare(g)
+	unpack, data := f.prepare(g), g.newBlock(f)
 	p := &panelRows{g: g}
 	if !g.wide() {
 		p.ones = g.YMM()
 		g.VBROADCASTSS(g.word(0x00010001), p.ones)
 	}
-	left, to := g.GP64(), g.GP64()
+	which := g.GP32()
+	label := func(i int) string { return fmt.Sprintf("block%d", i) }
 	g.count("units", units, func() {
-		for b := range f.blocks {
-			data := unpack(w, b)
-			g.MOVQ(c, to)
-			g.MOVQ(rows, left)
-			pair, single, done := fmt.Sprintf("pair%d", b), fmt.Sprintf("single%d", b), fmt.Sprintf("rows%d", b)
-			g.SUBQ(operand.Imm(2), left)
-			g.JLT(operand.LabelRef(single))
-			g.Label(pair)
-			p.multiply(data, x, 0, g.at(to, 0))
-			p.multiply(data, x, recordBytes, g.at(to, 1))
-			g.move(x, 2*recordBytes)
-			g.move(to, 2*g.bytes())
-			g.SUBQ(operand.Imm(2), left)
-			g.JGE(operand.LabelRef(pair))
-			g.Label(single)
-			g.ADDQ(operand.Imm(2), left)
-			g.JZ(operand.LabelRef(done))
-			p.multiply(data, x, 0, g.at(to, 0))
-			g.move(x, recordBytes)
-			g.Label(done)
+		// Each block of a unit is unpacked by code of its own and then taken
+		// through the rows by the same.
+		for i := range f.blocks {
+			g.Label(label(i))
+			unpack(w, i, data)
+			g.MOVL(operand.U32(uint32(i)), which)
+			if i < f.blocks-1 {
+				g.JMP(operand.LabelRef("rows"))
+			}
+		}
+		g.Label("rows")
+		p.rows(data, c, x, rows)
+		for i := 1; i < f.blocks; i++ {
+			g.CMPL(which, operand.Imm(uint64(i)))
+			g.JLT(operand.LabelRef(label(i)))
 		}
 		g.move(w, f.bytes*g.lanes)
 	})
@@ -107,25 +136,48 @@ type panelRows struct {
 	ones reg.VecVirtual // AVX2: 16-bit ones
 }
 
+// rows multiplies a block with all rows, two at a time, and moves x past them.
+func (p *panelRows) rows(b *block, c, x, rows reg.GPVirtual) {
+	g := p.g
+	left, to := g.GP64(), g.GP64()
+	g.MOVQ(c, to)
+	g.MOVQ(rows, left)
+	g.SUBQ(operand.Imm(2), left)
+	g.JLT(operand.LabelRef("single"))
+	g.Label("pair")
+	p.multiply(b, x, 0, g.at(to, 0))
+	p.multiply(b, x, recordBytes, g.at(to, 1))
+	g.move(x, 2*recordBytes)
+	g.move(to, 2*g.bytes())
+	g.SUBQ(operand.Imm(2), left)
+	g.JGE(operand.LabelRef("pair"))
+	g.Label("single")
+	g.ADDQ(operand.Imm(2), left)
+	g.JZ(operand.LabelRef("rowsdone"))
+	p.multiply(b, x, 0, g.at(to, 0))
+	g.move(x, recordBytes)
+	g.Label("rowsdone")
+}
+
 // multiply adds the products of one row to the sums at c. The order of
 // operations is that of portable Go:
 //
 //	c += (float(products of codes) * scale) * x.scale + minimum * x.sum
-func (p *panelRows) multiply(b block, x reg.GPVirtual, disp int, c operand.Mem) {
+func (p *panelRows) multiply(b *block, x reg.GPVirtual, disp int, c operand.Mem) {
 	g := p.g
 	var sum reg.VecVirtual
 	if b.halves() {
 		sum = p.dot(b, 0, 4, x, disp, recordBiasL)
 		g.VCVTDQ2PS(sum, sum)
-		g.multiply(b.scales[0], sum, sum)
+		g.VMULPS(b.scales[0], sum, sum)
 		upper := p.dot(b, 4, 8, x, disp, recordBiasU)
 		g.VCVTDQ2PS(upper, upper)
-		g.multiply(b.scales[1], upper, upper)
+		g.VMULPS(b.scales[1], upper, upper)
 		g.VADDPS(upper, sum, sum)
 	} else {
 		sum = p.dot(b, 0, 8, x, disp, recordBias)
 		g.VCVTDQ2PS(sum, sum)
-		g.multiply(b.scales[0], sum, sum)
+		g.VMULPS(b.scales[0], sum, sum)
 	}
 	g.multiply(mem(x, disp+recordScale), sum, sum)
 	if b.minima != nil {
@@ -136,7 +188,7 @@ func (p *panelRows) multiply(b block, x reg.GPVirtual, disp int, c operand.Mem) 
 }
 
 // offset is what the minima contribute to a row.
-func (p *panelRows) offset(b block, x reg.GPVirtual, disp int) reg.VecVirtual {
+func (p *panelRows) offset(b *block, x reg.GPVirtual, disp int) reg.VecVirtual {
 	g := p.g
 	product := func(minimum operand.Op, at int) reg.VecVirtual {
 		v := g.vec()
@@ -158,7 +210,7 @@ func (p *panelRows) offset(b block, x reg.GPVirtual, disp int) reg.VecVirtual {
 
 // dot returns the products of columns [4*from, 4*to) of a block with a row of
 // activations, summed for each lane, the offset of the codes taken out.
-func (p *panelRows) dot(b block, from, to int, x reg.GPVirtual, disp, bias int) reg.VecVirtual {
+func (p *panelRows) dot(b *block, from, to int, x reg.GPVirtual, disp, bias int) reg.VecVirtual {
 	g := p.g
 	sum := g.vec()
 	if g.wide() {
@@ -168,7 +220,7 @@ func (p *panelRows) dot(b block, from, to int, x reg.GPVirtual, disp, bias int) 
 		}
 		return sum
 	}
-	if b.most == 0 {
+	if b.most == signed {
 		return p.dotSigned(b, from, to, x, disp)
 	}
 	g.VPBROADCASTD(mem(x, disp+bias), sum)
@@ -197,7 +249,7 @@ func (p *panelRows) dot(b block, from, to int, x reg.GPVirtual, disp, bias int) 
 // dotSigned multiplies signed codes by their absolute values and activations
 // of their sign, since AVX2 multiplies unsigned with signed bytes. Activations
 // are at least -127, so that their sign can change.
-func (p *panelRows) dotSigned(b block, from, to int, x reg.GPVirtual, disp int) reg.VecVirtual {
+func (p *panelRows) dotSigned(b *block, from, to int, x reg.GPVirtual, disp int) reg.VecVirtual {
 	g := p.g
 	sum := g.vec()
 	g.zero(sum)
@@ -211,79 +263,6 @@ func (p *panelRows) dotSigned(b block, from, to int, x reg.GPVirtual, disp int) 
 		g.VPADDD(v, sum, sum)
 	}
 	return sum
-}
-
-// halvesOf converts one half float of every lane.
-func (g *gen) halvesOf(m operand.Mem) reg.VecVirtual {
-	v := g.vec()
-	g.VCVTPH2PS(m, v)
-	return v
-}
-
-// vectorMask returns a register with the same byte everywhere.
-func (g *gen) vectorMask(b uint32) reg.VecVirtual { return g.bits(b * 0x01010101) }
-
-// and sets dst to a & b.
-func (g *gen) and(a operand.Op, b, dst reg.VecVirtual) {
-	if g.wide() {
-		g.VPANDD(a, b, dst)
-		return
-	}
-	g.VPAND(a, b, dst)
-}
-
-// signedCodes makes signed bytes what the dot product takes: AVX-512 wants
-// them moved up by 128.
-func (g *gen) signedCodes(codes []reg.VecVirtual, flip reg.VecVirtual) block {
-	if !g.wide() {
-		return block{codes: codes}
-	}
-	for _, v := range codes {
-		g.VPXORD(flip, v, v)
-	}
-	return block{codes: codes, most: 255}
-}
-
-// panelQ8_0: 8 vectors of signed codes, a half float for each row.
-func panelQ8_0(g *gen) func(w reg.GPVirtual, b int) block {
-	var flip reg.VecVirtual
-	if g.wide() {
-		flip = g.vectorMask(128)
-	}
-	return func(w reg.GPVirtual, _ int) block {
-		codes := g.vecs(8)
-		for i, v := range codes {
-			g.VMOVUPS(g.at(w, i), v)
-		}
-		b := g.signedCodes(codes, flip)
-		b.scales = []operand.Op{g.halvesOf(g.at(w, 8))}
-		return b
-	}
-}
-
-// nibbles8 unpacks 4 vectors of codes of 4 bits, whose lower halves are the
-// first 16 columns.
-func (g *gen) nibbles8(w reg.GPVirtual, mask reg.VecVirtual) []reg.VecVirtual {
-	codes := g.vecs(8)
-	for i := range 4 {
-		v := codes[4+i]
-		g.VMOVUPS(g.at(w, i), v)
-		g.and(v, mask, codes[i])
-		g.VPSRLW(operand.Imm(4), v, v)
-		g.and(v, mask, v)
-	}
-	return codes
-}
-
-// panelQ4_0: 4 vectors of codes, a half float for each row.
-func panelQ4_0(g *gen) func(w reg.GPVirtual, b int) block {
-	mask := g.vectorMask(15)
-	return func(w reg.GPVirtual, _ int) block {
-		return block{
-			codes: g.nibbles8(w, mask), most: 15,
-			scales: []operand.Op{g.halvesOf(g.at(w, 4))},
-		}
-	}
 }
 
 // integerPeak does nothing but integer dot products, to measure what the

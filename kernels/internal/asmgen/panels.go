@@ -1,0 +1,366 @@
+package main
+
+import (
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// A unit of a panel holds the elements of a block type in the order of
+// integerFormats in package kernels: for each element a vector with one of
+// every row, codes first, then packed scales, then half floats, which take half
+// a vector.
+var panelFormats = []panelFormat{
+	{name: "Q8_0", blocks: 1, bytes: 34, most: signed, prepare: panelQ8_0},
+	{name: "Q4_0", blocks: 1, bytes: 18, most: 15, prepare: panelQ4_0},
+	{name: "Q4_1", blocks: 1, bytes: 20, most: 15, minima: true, prepare: panelQ4_1},
+	{name: "Q5_0", blocks: 1, bytes: 22, most: 31, prepare: panelQ5_0},
+	{name: "Q5_1", blocks: 1, bytes: 24, most: 31, minima: true, prepare: panelQ5_1},
+	{name: "IQ4_NL", blocks: 1, bytes: 18, most: signed, prepare: panelIQ4_NL},
+	{name: "IQ4_XS", blocks: 8, bytes: 136, most: signed, prepare: panelIQ4_XS},
+	{name: "Q2_K", blocks: 8, bytes: 84, most: 3, halves: true, minima: true, prepare: panelQ2_K},
+	{name: "Q3_K", blocks: 8, bytes: 110, most: 7, halves: true, prepare: panelQ3_K},
+	{name: "Q4_K", blocks: 8, bytes: 144, most: 15, minima: true, prepare: panelQ4_K},
+	{name: "Q5_K", blocks: 8, bytes: 176, most: 31, minima: true, prepare: panelQ5_K},
+	{name: "Q6_K", blocks: 8, bytes: 210, most: 63, halves: true, prepare: panelQ6_K},
+}
+
+// halves converts the half floats that begin n vectors and m half vectors
+// after w.
+func (g *gen) halves(w reg.GPVirtual, n, m int) reg.VecVirtual {
+	v := g.vec()
+	g.halvesTo(w, n, m, v)
+	return v
+}
+
+func (g *gen) halvesTo(w reg.GPVirtual, n, m int, dst operand.Op) {
+	g.VCVTPH2PS(mem(w, n*g.bytes()+m*g.bytes()/2), dst)
+}
+
+// minusHalves is halves with the other sign.
+func (g *gen) minusHalves(w reg.GPVirtual, n, m int) reg.VecVirtual {
+	v := g.halves(w, n, m)
+	sign := g.word(1 << 31)
+	if g.wide() {
+		g.VPXORD_BCST(sign, v, v)
+		return v
+	}
+	s := g.YMM()
+	g.VBROADCASTSS(sign, s)
+	g.VXORPS(s, v, v)
+	return v
+}
+
+// byteSet returns a register with the same byte everywhere.
+func (g *gen) byteSet(b uint32) reg.VecVirtual { return g.bits(b * 0x01010101) }
+
+// and sets dst to a & b.
+func (g *gen) and(a operand.Op, b, dst reg.VecVirtual) {
+	if g.wide() {
+		g.VPANDD(a, b, dst)
+		return
+	}
+	g.VPAND(a, b, dst)
+}
+
+// or sets dst to a | b.
+func (g *gen) or(a operand.Op, b, dst reg.VecVirtual) {
+	if g.wide() {
+		g.VPORD(a, b, dst)
+		return
+	}
+	g.VPOR(a, b, dst)
+}
+
+// shifted loads a vector and moves bit from of every byte to bit to; other
+// bits are not cleared.
+func (g *gen) shifted(m operand.Mem, from, to int, v reg.VecVirtual) {
+	g.VMOVUPS(m, v)
+	switch {
+	case from > to:
+		g.VPSRLW(operand.Imm(uint64(from-to)), v, v)
+	case from < to:
+		g.VPSLLW(operand.Imm(uint64(to-from)), v, v)
+	}
+}
+
+// merge ors into codes the bits that begin at bit from of the bytes at m,
+// moved to bit to; mask clears the others.
+func (g *gen) merge(codes reg.VecVirtual, m operand.Mem, from, to int, mask reg.VecVirtual) {
+	v := g.vec()
+	g.shifted(m, from, to, v)
+	if g.wide() {
+		g.VPTERNLOGD(operand.Imm(0xf8), mask, v, codes) // codes | v&mask
+		return
+	}
+	g.VPAND(mask, v, v)
+	g.VPOR(v, codes, codes)
+}
+
+// nibbles unpacks 4 vectors of codes of 4 bits, from vector n on, whose lower
+// halves are the first 16 columns.
+func (b *block) nibbles(g *gen, w reg.GPVirtual, n int, mask reg.VecVirtual) {
+	for i := range 4 {
+		v := b.codes[4+i]
+		g.VMOVUPS(g.at(w, n+i), v)
+		g.and(v, mask, b.codes[i])
+		g.VPSRLW(operand.Imm(4), v, v)
+		g.and(v, mask, v)
+	}
+}
+
+// part unpacks 8 vectors from vector n on, of which codes of 32 columns are
+// the bits from bit from on.
+func (b *block) part(g *gen, w reg.GPVirtual, n, from int, mask reg.VecVirtual) {
+	for i, v := range b.codes {
+		g.shifted(g.at(w, n+i), from, 0, v)
+		g.and(v, mask, v)
+	}
+}
+
+// factor sets a factor of the block to d times integers, which it converts.
+func (g *gen) factor(integers, d reg.VecVirtual, dst operand.Op) {
+	v := integers
+	g.VCVTDQ2PS(v, v)
+	if to, ok := dst.(reg.VecVirtual); ok {
+		g.VMULPS(d, v, to)
+		return
+	}
+	g.VMULPS(d, v, v)
+	g.VMOVUPS(v, dst)
+}
+
+// panelQ8_0: 8 vectors of signed codes, d.
+func panelQ8_0(g *gen) panelUnpacker {
+	var flip reg.VecVirtual
+	if g.wide() {
+		flip = g.byteSet(128)
+	}
+	return func(w reg.GPVirtual, _ int, b *block) {
+		for i, v := range b.codes {
+			if g.wide() {
+				g.VPXORD(g.at(w, i), flip, v)
+			} else {
+				g.VMOVUPS(g.at(w, i), v)
+			}
+		}
+		g.halvesTo(w, 8, 0, b.scales[0])
+	}
+}
+
+// panelQ4_0: 4 vectors of codes, d.
+func panelQ4_0(g *gen) panelUnpacker {
+	mask := g.byteSet(15)
+	return func(w reg.GPVirtual, _ int, b *block) {
+		b.nibbles(g, w, 0, mask)
+		g.halvesTo(w, 4, 0, b.scales[0])
+	}
+}
+
+// panelQ4_1: as Q4_0, then m.
+func panelQ4_1(g *gen) panelUnpacker {
+	unpack := panelQ4_0(g)
+	return func(w reg.GPVirtual, i int, b *block) {
+		unpack(w, i, b)
+		g.halvesTo(w, 4, 1, b.minima[0])
+	}
+}
+
+// panelQ5_0: 4 vectors of codes, a vector of fifth bits, d. Bit i of byte j
+// belongs to column 4i+j.
+func panelQ5_0(g *gen) panelUnpacker {
+	mask, fifth := g.byteSet(15), g.byteSet(16)
+	return func(w reg.GPVirtual, _ int, b *block) {
+		b.nibbles(g, w, 0, mask)
+		for i, v := range b.codes {
+			g.merge(v, g.at(w, 4), i, 4, fifth)
+		}
+		g.halvesTo(w, 5, 0, b.scales[0])
+	}
+}
+
+// panelQ5_1: as Q5_0, then m.
+func panelQ5_1(g *gen) panelUnpacker {
+	unpack := panelQ5_0(g)
+	return func(w reg.GPVirtual, i int, b *block) {
+		unpack(w, i, b)
+		g.halvesTo(w, 5, 1, b.minima[0])
+	}
+}
+
+// lookup returns what replaces codes of 4 bits by the numbers of IQ4_NL, moved
+// up by 128 for AVX-512.
+func (g *gen) lookup() func(b *block) {
+	name, offset := "iq4NLSigned", 0
+	if g.wide() {
+		name, offset = "iq4NLUnsigned", 128
+	}
+	var words [4]uint32
+	for i, v := range iq4NL {
+		words[i/4] |= uint32(uint8(int(v)+offset)) << (i % 4 * 8)
+	}
+	numbers, m := g.vec(), g.table(name, words[:]...)
+	if g.wide() {
+		g.VBROADCASTI32X4(m, numbers)
+	} else {
+		g.VBROADCASTI128(m, numbers)
+	}
+	return func(b *block) {
+		for _, v := range b.codes {
+			g.VPSHUFB(v, numbers, v)
+		}
+	}
+}
+
+// panelIQ4_NL: as Q4_0, with codes that stand for the numbers of a table.
+func panelIQ4_NL(g *gen) panelUnpacker {
+	unpack, lookup := panelQ4_0(g), g.lookup()
+	return func(w reg.GPVirtual, i int, b *block) {
+		unpack(w, i, b)
+		lookup(b)
+	}
+}
+
+// bitsOf returns bits from bit from on of the 32-bit lanes at m, moved to bit
+// to.
+func (g *gen) bitsOf(m operand.Mem, from, bits, to int) reg.VecVirtual {
+	v := g.vec()
+	g.VMOVUPS(m, v)
+	g.field(v, from, bits, to)
+	return v
+}
+
+func (g *gen) field(v reg.VecVirtual, from, bits, to int) {
+	switch {
+	case from > to:
+		g.VPSRLD(operand.Imm(uint64(from-to)), v, v)
+	case from < to:
+		g.VPSLLD(operand.Imm(uint64(to-from)), v, v)
+	}
+	mask := g.word(uint32(1<<bits-1) << to)
+	if g.wide() {
+		g.VPANDD_BCST(mask, v, v)
+		return
+	}
+	m := g.YMM()
+	g.VBROADCASTSS(mask, m)
+	g.VPAND(m, v, v)
+}
+
+// minus32 takes 32 from the 32-bit lanes.
+func (g *gen) minus32(v reg.VecVirtual) {
+	m := g.word(32)
+	if g.wide() {
+		g.VPSUBD_BCST(m, v, v)
+		return
+	}
+	b := g.YMM()
+	g.VBROADCASTSS(m, b)
+	g.VPSUBD(b, v, v)
+}
+
+// panelIQ4_XS: 32 vectors of codes, one of lower codes of scales, d, upper 2
+// bits of scales.
+func panelIQ4_XS(g *gen) panelUnpacker {
+	mask, lookup := g.byteSet(15), g.lookup()
+	return func(w reg.GPVirtual, i int, b *block) {
+		scale, high := g.bitsOf(g.at(w, 32), 4*i, 4, 0), g.vec()
+		g.VPMOVZXWD(mem(w, 33*g.bytes()+g.bytes()/2), high)
+		g.field(high, 2*i, 2, 4)
+		g.or(high, scale, scale)
+		g.minus32(scale)
+		g.factor(scale, g.halves(w, 33, 0), b.scales[0])
+		b.nibbles(g, w, 4*i, mask)
+		lookup(b)
+	}
+}
+
+// sixBitFactors unpacks scale and minimum i of 8 that 3 vectors from vector n
+// on hold in 6 bits each, as Q4_K and Q5_K pack them, followed by d and dmin.
+func (b *block) sixBitFactors(g *gen, w reg.GPVirtual, n, i int) {
+	get := func(which int) reg.VecVirtual {
+		from := g.at(w, n+which)
+		if i < 4 {
+			return g.bitsOf(from, 8*i, 6, 0)
+		}
+		v := g.bitsOf(g.at(w, n+2), 8*(i-4)+4*which, 4, 0)
+		g.or(g.bitsOf(from, 8*(i-4)+6, 2, 4), v, v)
+		return v
+	}
+	g.factor(get(0), g.halves(w, n+3, 0), b.scales[0])
+	g.factor(get(1), g.minusHalves(w, n+3, 1), b.minima[0])
+}
+
+// panelQ4_K: 32 vectors of codes, 3 of scales and minima, d, dmin.
+func panelQ4_K(g *gen) panelUnpacker {
+	mask := g.byteSet(15)
+	return func(w reg.GPVirtual, i int, b *block) {
+		b.sixBitFactors(g, w, 32, i)
+		b.part(g, w, i/2*8, i%2*4, mask)
+	}
+}
+
+// panelQ5_K: 32 vectors of codes, 8 of fifth bits, 3 of scales and minima, d,
+// dmin.
+func panelQ5_K(g *gen) panelUnpacker {
+	mask, fifth := g.byteSet(15), g.byteSet(16)
+	return func(w reg.GPVirtual, i int, b *block) {
+		b.sixBitFactors(g, w, 40, i)
+		b.part(g, w, i/2*8, i%2*4, mask)
+		for j, v := range b.codes {
+			g.merge(v, g.at(w, 32+j), i, 4, fifth)
+		}
+	}
+}
+
+// panelQ6_K: 32 vectors of lower codes, 16 of upper 2 bits, 4 of scales, d.
+func panelQ6_K(g *gen) panelUnpacker {
+	mask, upper := g.byteSet(15), g.byteSet(0x30)
+	return func(w reg.GPVirtual, i int, b *block) {
+		for half, scale := range b.scales {
+			s := 2*i + half
+			v := g.vec()
+			g.VMOVUPS(g.at(w, 48+s/4), v)
+			if s%4 < 3 {
+				g.VPSLLD(operand.Imm(uint64(24-8*(s%4))), v, v)
+			}
+			g.VPSRAD(operand.Imm(24), v, v)
+			g.factor(v, g.halves(w, 52, 0), scale)
+		}
+		b.part(g, w, i/4*16+i%2*8, i%4/2*4, mask)
+		for j, v := range b.codes {
+			g.merge(v, g.at(w, 32+i/4*8+j), i%4*2, 4, upper)
+		}
+	}
+}
+
+// panelQ3_K: 16 vectors of lower codes, 8 of third bits, 3 of scales, d.
+func panelQ3_K(g *gen) panelUnpacker {
+	mask, third := g.byteSet(3), g.byteSet(4)
+	return func(w reg.GPVirtual, i int, b *block) {
+		for half, scale := range b.scales {
+			s := 2*i + half
+			v := g.bitsOf(g.at(w, 24+s%8/4), s%4*8+s/8*4, 4, 0)
+			g.or(g.bitsOf(g.at(w, 26), s%4*8+s/4*2, 2, 4), v, v)
+			g.minus32(v)
+			g.factor(v, g.halves(w, 27, 0), scale)
+		}
+		b.part(g, w, i/4*8, i%4*2, mask)
+		for j, v := range b.codes {
+			g.merge(v, g.at(w, 16+j), i, 2, third)
+		}
+	}
+}
+
+// panelQ2_K: 16 vectors of codes, 4 of scales and minima, d, dmin.
+func panelQ2_K(g *gen) panelUnpacker {
+	mask := g.byteSet(3)
+	return func(w reg.GPVirtual, i int, b *block) {
+		for half := range b.scales {
+			s := 2*i + half
+			from := g.at(w, 16+s/4)
+			g.factor(g.bitsOf(from, s%4*8, 4, 0), g.halves(w, 20, 0), b.scales[half])
+			g.factor(g.bitsOf(from, s%4*8+4, 4, 0), g.minusHalves(w, 20, 1), b.minima[half])
+		}
+		b.part(g, w, i/4*8, i%4*2, mask)
+	}
+}
