@@ -27,6 +27,11 @@ type Inputs struct {
 // Options are what Walk can be told.
 type Options struct {
 	Hessian bool // gather Inputs.Hessian
+	// Final visits what the final norm puts out, too, which the head multiplies.
+	Final bool
+	// Unchanged is set when the visitor leaves all weights as they are, which
+	// saves taking the windows through every block once more.
+	Unchanged bool
 	// Solve, when not nil, says what the visitor takes for a linear
 	// [rows, cols], so that memory and time can be planned.
 	Solve func(rows, cols int) Cost
@@ -42,9 +47,9 @@ type Options struct {
 }
 
 // Visitor is called once for each input of a block, with the linears that
-// share it: q, k and v; o; gate and up; down. It may put other weights in
-// their place with [model.Weights.Replace]. in belongs to the visitor only
-// during the call.
+// share it: q, k and v; o; gate and up; down. With Options.Final the last call
+// is for the head, whose block is -1. It may put other weights in their place
+// with [model.Weights.Replace]. in belongs to the visitor only during the call.
 type Visitor func(ctx context.Context, block int, roles []model.Role, in *Inputs) error
 
 // Walk runs windows of token ids through the model of w. All inputs of a block
@@ -90,6 +95,9 @@ func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][
 		if err := walk.block(ctx, i, visit); err != nil {
 			return err
 		}
+	}
+	if o.Final {
+		return walk.final(ctx, visit)
 	}
 	return nil
 }
@@ -140,12 +148,17 @@ func (w *walk) block(ctx context.Context, i int, visit Visitor) error {
 	}
 	defer w.drop(i)
 	w.state = w.model.NewState() // without the keys and values of other blocks
-	for _, pass := range w.schedule.passes {
-		if err := w.pass(ctx, i, pass, visit); err != nil {
+	passes := w.schedule.passes
+	for at, pass := range passes {
+		keep := w.options.Unchanged && at == len(passes)-1
+		if err := w.pass(ctx, i, pass, keep, visit); err != nil {
 			return err
 		}
 	}
-	if i == w.weights.Config.Blocks-1 {
+	if w.options.Unchanged {
+		return nil
+	}
+	if i == w.weights.Config.Blocks-1 && !w.options.Final {
 		w.advance(w.schedule.forward)
 		return nil // nobody sees what comes out
 	}
@@ -187,10 +200,36 @@ func (w *walk) forward(ctx context.Context, i int, each func(window int, x *kern
 	return nil
 }
 
+// final gathers what the final norm makes of the hidden states.
+func (w *walk) final(ctx context.Context, visit Visitor) error {
+	roles := []model.Role{model.Head}
+	g := newGatherer(w.dev, roles, w.weights.Config.Hidden, w.options.Hessian)
+	for window, rows := range w.rows {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		values, err := w.hidden.load(window)
+		if err != nil {
+			return err
+		}
+		x := w.dev.NewTensor(rows, len(values)/rows)
+		w.dev.Write(x, values)
+		w.model.Norm(x)
+		g.add(x)
+		w.dev.Free(x)
+	}
+	in, err := g.inputs()
+	if err != nil {
+		return fmt.Errorf("the input of the head: %w", err)
+	}
+	return visit(ctx, -1, roles, in)
+}
+
 // pass gathers some inputs of a block, all windows through it, and lets the
-// visitor at them.
-func (w *walk) pass(ctx context.Context, i int, pass []input, visit Visitor) error {
-	gathered, err := w.gather(ctx, i, pass)
+// visitor at them. keep says that what comes out of the block is what the next
+// one takes.
+func (w *walk) pass(ctx context.Context, i int, pass []input, keep bool, visit Visitor) error {
+	gathered, err := w.gather(ctx, i, pass, keep)
 	if err != nil {
 		return err
 	}
@@ -209,8 +248,9 @@ func (w *walk) pass(ctx context.Context, i int, pass []input, visit Visitor) err
 	return nil
 }
 
-// gather runs all windows through a block and throws the results away.
-func (w *walk) gather(ctx context.Context, i int, pass []input) ([]*gatherer, error) {
+// gather runs all windows through a block, and throws the results away unless
+// they are to be kept.
+func (w *walk) gather(ctx context.Context, i int, pass []input, keep bool) ([]*gatherer, error) {
 	var all []*gatherer
 	gatherers := map[model.Role]*gatherer{}
 	for _, in := range pass {
@@ -224,11 +264,14 @@ func (w *walk) gather(ctx context.Context, i int, pass []input) ([]*gatherer, er
 		}
 	})
 	defer w.model.SetHook(nil)
-	err := w.forward(ctx, i, func(_ int, x *kernels.Tensor) error {
-		w.dev.Free(x)
+	err := w.forward(ctx, i, func(window int, x *kernels.Tensor) error {
 		for _, in := range pass {
 			w.advance(in.gather / float64(len(w.rows)))
 		}
+		if keep {
+			return w.save(window, x)
+		}
+		w.dev.Free(x)
 		return nil
 	})
 	return all, err

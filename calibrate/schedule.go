@@ -146,13 +146,14 @@ func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
 			held -= in.bytes
 		}
 	}
+	most = max(most, p.final())
 	s.Peak = programBytes + 2*s.mapped + max(most, p.forward())
 	if onDisk {
 		s.Peak += 4 * p.context * int64(c.Hidden)
 	} else {
 		s.Peak += s.Activations
 	}
-	s.Flops = float64(c.Blocks) * s.blockFlops()
+	s.Flops = float64(c.Blocks) * s.blockFlops(p.options.Unchanged)
 	return s
 }
 
@@ -197,9 +198,26 @@ func (p *planner) add(pass []input) int64 {
 	return most
 }
 
+// final is what gathering the head's input and visiting the head take.
+func (p *planner) final() int64 {
+	if !p.options.Final {
+		return 0
+	}
+	c := &p.weights.Config
+	held := gatherBytes(c.Hidden, p.options.Hessian)
+	most := held + addBytes(int(p.context), c.Hidden, p.options.Hessian)
+	if p.options.Solve != nil {
+		most = max(most, held+p.options.Solve(c.Vocab, c.Hidden).Bytes)
+	}
+	return most
+}
+
 // blockFlops counts the operations of a block.
-func (s *Schedule) blockFlops() float64 {
+func (s *Schedule) blockFlops(unchanged bool) float64 {
 	sum := s.forward
+	if unchanged {
+		sum = 0
+	}
 	for _, pass := range s.passes {
 		sum += s.forward
 		for _, in := range pass {

@@ -63,6 +63,8 @@ type Run struct {
 	results map[model.ID]Result
 	solved  map[model.ID]kernels.Matrix // by Calibrate
 	plan    *Plan
+
+	importance Importance // for what Calibrate has not seen
 }
 
 // NewRun returns a run of plan over the weights it was made for.
@@ -89,7 +91,7 @@ func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
 	if !ok || !e.rounds() {
 		return w, nil
 	}
-	return r.round(ctx, e, w, nil)
+	return r.round(ctx, e, w, r.importance[id])
 }
 
 // round rounds one weight and measures the result.
@@ -123,6 +125,9 @@ func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int
 func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
 	for _, role := range roles {
 		id := model.ID{Role: role, Block: block}
+		if role == model.Head && r.weights.Config.Tied {
+			id.Role = model.Embed
+		}
 		e, ok := r.entries[id]
 		if !ok || !e.rounds() {
 			continue

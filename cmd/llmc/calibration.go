@@ -6,12 +6,14 @@ import (
 	"io"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"llmc/calibrate"
 	"llmc/demo"
 	"llmc/eval"
+	"llmc/formats/imatrix"
 	"llmc/internal/fault"
 	"llmc/model"
 	"llmc/quantize"
@@ -27,6 +29,8 @@ type calibrationOptions struct {
 	actOrder     bool
 	staticGroups bool
 	maxMemory    string
+	imatrix      string
+	saveImatrix  string
 
 	memory int64 // bytes of maxMemory, 0 for no limit
 }
@@ -34,13 +38,19 @@ type calibrationOptions struct {
 // calibrationFlags are their names.
 var calibrationFlags = []string{"calibration", "samples", "calibration-context", "seed", "damp", "act-order", "static-groups", "max-memory"}
 
+// importanceFlags are those of calibrationFlags that gathering an importance
+// matrix takes.
+var importanceFlags = []string{"calibration", "samples", "calibration-context", "seed", "max-memory"}
+
 func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&o.file, "calibration", "", "text that shows a calibrated method the model's activations (demo model: its own)")
+	flags.StringVar(&o.file, "calibration", "", "text that shows the model's activations to a calibrated method, or to rtn with GGUF types (demo model: its own)")
 	flags.IntVar(&o.samples, "samples", 128, "windows of calibration text")
 	flags.IntVar(&o.context, "calibration-context", 0, "tokens of such a window (default 2048, or the model's context if that is less)")
 	flags.Uint64Var(&o.seed, "seed", 0, "chooses the windows")
 	flags.StringVar(&o.maxMemory, "max-memory", "", "keep calibration within this much memory: 4GB (default: no limit)")
+	flags.StringVar(&o.imatrix, "imatrix", "", "rtn, GGUF: weigh errors by this importance matrix, made by llmc or llama-imatrix")
+	flags.StringVar(&o.saveImatrix, "save-imatrix", "", "rtn, GGUF: write the importance matrix of --calibration; .dat for the older form")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
 	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
@@ -49,23 +59,19 @@ func (o *calibrationOptions) register(cmd *cobra.Command) {
 // settle checks the flags against the job's method and format. path is the
 // model's.
 func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) error {
-	if job.method.Needs() == quantize.NeedsNothing {
-		for _, flag := range calibrationFlags {
-			if given(flag) {
-				return fault.Hint(fault.Usage("--%s does not go with --method %s, which needs no calibration", flag, job.method.Name()),
-					"add --method gptq")
-			}
-		}
+	if err := o.settleImportance(job, given); err != nil {
+		return err
+	}
+	if !job.calibrates() {
 		return nil
 	}
 	scheme := job.policy.Scheme
 	switch {
-	case job.target == quantize.GGUF:
+	case job.target == quantize.GGUF && !job.gather:
 		return fault.Hint(fault.Usage("--method %s gives codes in groups, and the output is GGUF", job.method.Name()),
 			"use --to compressed-tensors, gptq or awq")
 	case o.file == "" && !isDemo(job.path):
-		return fault.Hint(fault.Usage("--method %s needs text to calibrate on", job.method.Name()),
-			"add --calibration FILE with text like what the model will see, not the text it is measured on")
+		return fault.Hint(fault.Usage("there is no text to calibrate on"), "add --calibration FILE with text like what the model will see, not the text it is measured on")
 	case o.samples < 1:
 		return fault.Usage("--samples is %d, allowed is 1 and more", o.samples)
 	case given("calibration-context") && o.context < 2:
@@ -91,6 +97,42 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 	return nil
 }
 
+// settleImportance settles what --imatrix, --save-imatrix and, with a method
+// that needs no calibration, --calibration ask for.
+func (o *calibrationOptions) settleImportance(job *quantizeJob, given func(string) bool) error {
+	gguf, rtn := job.target == quantize.GGUF, job.method.Needs() == quantize.NeedsNothing
+	for _, flag := range []string{"imatrix", "save-imatrix"} {
+		switch {
+		case !given(flag):
+		case !rtn:
+			return fault.Hint(fault.Usage("--%s does not go with --method %s, which gathers what it needs itself", flag, job.method.Name()),
+				"leave one of them out")
+		case !gguf:
+			return fault.Hint(fault.Usage("--%s weighs errors of GGUF types, and the output is %s", flag, job.target),
+				"use --type, one of Q4_K_M, Q8_0, ...")
+		}
+	}
+	if o.imatrix != "" && o.saveImatrix != "" {
+		return fault.Usage("--imatrix %s is read, so there is nothing to gather for --save-imatrix", o.imatrix)
+	}
+	job.gather = rtn && gguf && o.imatrix == "" && (o.file != "" || o.saveImatrix != "")
+	job.policy.Importance = gguf && (job.gather || o.imatrix != "" || !rtn)
+	if !rtn {
+		return nil
+	}
+	for _, flag := range calibrationFlags {
+		if !given(flag) || job.gather && slices.Contains(importanceFlags, flag) {
+			continue
+		}
+		if o.imatrix != "" && slices.Contains(importanceFlags, flag) {
+			return fault.Hint(fault.Usage("--%s does not go with --imatrix, which is gathered already", flag), "leave one of them out")
+		}
+		return fault.Hint(fault.Usage("--%s does not go with --method %s, which needs no calibration", flag, job.method.Name()),
+			"add --method gptq")
+	}
+	return nil
+}
+
 // window is how many tokens a window has.
 func (o *calibrationOptions) window(c *model.Config) int {
 	if o.context > 0 {
@@ -103,6 +145,9 @@ func (o *calibrationOptions) window(c *model.Config) int {
 // that is allowed.
 func (q *quantization) walk(o *calibrationOptions) (calibrate.Options, *calibrate.Schedule, error) {
 	options := q.run.CalibrationOptions()
+	if q.job.gather {
+		options = quantize.ImportanceOptions()
+	}
 	options.MaxMemory = o.memory
 	if q.job.out != "" {
 		options.Dir = filepath.Dir(q.job.out)
@@ -152,11 +197,42 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 		defer debug.SetMemoryLimit(debug.SetMemoryLimit(schedule.HeapLimit(o.memory)))
 	}
 	options.Progress = func(done, total int64) { global.ui.progress("calibrate", done, total) }
-	err = q.run.Calibrate(ctx, global.newDevice(), windows, options)
-	global.ui.closeProgress()
+	defer global.ui.closeProgress()
+	if q.job.gather {
+		err = q.gather(ctx, global, windows, options)
+	} else {
+		err = q.run.Calibrate(ctx, global.newDevice(), windows, options)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.job.path, err)
 	}
+	return nil
+}
+
+// gather makes an importance matrix for the run, and writes it if asked to.
+func (q *quantization) gather(ctx context.Context, global *globalOptions, windows [][]int32, options calibrate.Options) error {
+	m, err := quantize.GatherImportance(ctx, global.newDevice(), q.weights, windows, options)
+	if err != nil {
+		return err
+	}
+	q.run.SetImportance(m)
+	q.importance = m.File(q.weights, q.report.Calibration.Text, len(windows), len(windows[0]))
+	q.report.Importance = fmt.Sprintf("gathered on %s", q.report.Calibration.Text)
+	return nil
+}
+
+// readImportance gives the run the importance matrix of a file.
+func (q *quantization) readImportance(path string) error {
+	f, err := imatrix.Open(path)
+	if err != nil {
+		return err
+	}
+	m, err := quantize.ReadImportance(q.weights, f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	q.run.SetImportance(m)
+	q.report.Importance = path
 	return nil
 }
 

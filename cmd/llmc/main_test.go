@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -34,12 +35,19 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// makeTinyModel is "tinymodel DIR": a Hugging Face folder with random weights.
+// makeTinyModel is "tinymodel DIR [LAYERS]": a Hugging Face folder with random
+// weights.
 func makeTinyModel(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: tinymodel DIR")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: tinymodel DIR [LAYERS]")
 	}
-	ts.Check(tinymodel.Write(ts.MkAbs(args[0]), tinymodel.Spec{}))
+	var spec tinymodel.Spec
+	if len(args) > 1 {
+		var err error
+		spec.Layers, err = strconv.Atoi(args[1])
+		ts.Check(err)
+	}
+	ts.Check(tinymodel.Write(ts.MkAbs(args[0]), spec))
 }
 
 // damage is "damage FILE truncate N" (keep N bytes; a negative N drops that

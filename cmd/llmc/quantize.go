@@ -15,6 +15,7 @@ import (
 	"llmc/dtype"
 	"llmc/eval"
 	"llmc/formats"
+	"llmc/formats/imatrix"
 	"llmc/internal/fault"
 	"llmc/model"
 	"llmc/model/export"
@@ -69,6 +70,8 @@ With --text FILE the model is measured before and after.`,
   llmc quantize model/ --type Q4_K_M -o model-q4.gguf --text test.txt
   llmc quantize model/ --bits 4 --group-size 32 --clip mse --to gptq -o out/
   llmc quantize model/ --bits 3 --method gptq --calibration sample.txt --to gptq -o out/
+  llmc quantize model/ --type Q3_K_M --calibration sample.txt --save-imatrix model.imatrix.gguf
+  llmc quantize model/ --type Q4_K_M --imatrix model.imatrix.gguf
   llmc quantize model/ --bits 4 --bits-for down=8 --ignore 'model.layers.0.*' --dry-run`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -108,7 +111,12 @@ type quantizeJob struct {
 	method   quantize.Method
 	clip     quantize.Clip
 	maxShard int64
+	gather   bool // an importance matrix is gathered
+	only     bool // nothing but that
 }
+
+// calibrates reports whether text is taken through the model.
+func (j *quantizeJob) calibrates() bool { return j.gather || j.method.Needs() != quantize.NeedsNothing }
 
 // settle turns flags into a job, and refuses those that do not go together.
 // No file is opened.
@@ -135,7 +143,10 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 	}); err != nil {
 		return nil, err
 	}
-	if job.policy, err = o.policy(job.target); err != nil {
+	job.only = o.calibration.saveImatrix != "" && !o.given("bits") && o.typeName == ""
+	if job.only {
+		job.target = quantize.GGUF
+	} else if job.policy, err = o.policy(job.target); err != nil {
 		return nil, err
 	}
 	if err := job.target.Check(&job.policy); err != nil {
@@ -360,7 +371,7 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		text = &t
 	}
 	var calibrationText eval.Text
-	if job.method.Needs() != quantize.NeedsNothing {
+	if job.calibrates() {
 		if calibrationText, err = o.calibration.text(); err != nil {
 			return err
 		}
@@ -368,6 +379,9 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	free := func() error {
 		if o.dryRun || o.force {
 			return nil
+		}
+		if err := checkFree(o.calibration.saveImatrix); err != nil {
+			return err
 		}
 		return checkFree(job.out)
 	}
@@ -390,7 +404,12 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	if err != nil {
 		return fmt.Errorf("%s: %w", job.path, err)
 	}
-	if job.method.Needs() != quantize.NeedsNothing {
+	if o.calibration.imatrix != "" {
+		if err := q.readImportance(o.calibration.imatrix); err != nil {
+			return err
+		}
+	}
+	if job.calibrates() {
 		if _, _, err := q.walk(&o.calibration); err != nil {
 			return err
 		}
@@ -404,10 +423,19 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	if err := free(); err != nil { // it has a name by now
 		return err
 	}
-	if job.method.Needs() != quantize.NeedsNothing {
+	if job.calibrates() {
 		if err := q.calibrate(ctx, global, &o.calibration, calibrationText); err != nil {
 			return err
 		}
+	}
+	if path := o.calibration.saveImatrix; path != "" {
+		if err := q.importance.Save(path, o.force); err != nil {
+			return err
+		}
+		ui.note("importance matrix of %d tensors written to %s", len(q.importance.Entries), path)
+	}
+	if job.only {
+		return ui.document(&q.report)
 	}
 	if err := q.carryOut(ctx, global, o.force); err != nil {
 		return err
@@ -437,6 +465,8 @@ type quantization struct {
 	run     *quantize.Run
 	out     *export.Export // nil when nothing is written
 	report  quantizeReport
+
+	importance *imatrix.File // what was gathered
 }
 
 // newQuantization plans everything that can be planned without reading weights.
@@ -460,7 +490,7 @@ func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, 
 	}
 	q := &quantization{job: job, from: c, weights: w, plan: plan, run: quantize.NewRun(w, plan, job.method, threads)}
 	notes := plan.Notes
-	if job.out == "" && !isDemo(job.path) {
+	if job.out == "" && !isDemo(job.path) && !job.only {
 		job.out = job.defaultOut(plan)
 	}
 	if job.out != "" {

@@ -32,6 +32,7 @@ type quantizeReport struct {
 	FileBytes     int64   `json:"file_bytes,omitempty"` // of the output's weight files
 
 	Notes       []string           `json:"notes,omitempty"`
+	Importance  string             `json:"importance,omitempty"` // the importance matrix that weighed errors
 	Calibration *calibrationReport `json:"calibration,omitempty"`
 
 	Counts  []quantize.Count `json:"counts"`
@@ -174,7 +175,7 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 	if measured {
 		header = append(header, "error", "worst", "in block")
 	}
-	calibrated := r.Calibration != nil
+	calibrated := r.Calibration != nil && !q.job.gather
 	if calibrated {
 		header = append(header, "output", "by rtn")
 	}
@@ -197,6 +198,9 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 	}
 	if calibrated {
 		r.printCalibration(ui)
+	}
+	if r.Importance != "" {
+		ui.print("errors were weighed by an importance matrix: %s", r.Importance)
 	}
 	ui.print("\n%s weights, %s before, %s after: %.2f bits per weight",
 		countString(r.Parameters), bytesString(r.BytesBefore), bytesString(r.BytesAfter), r.BitsPerWeight)
