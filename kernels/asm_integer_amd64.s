@@ -214,15 +214,15 @@ TEXT ·panelQ8_0AVX2(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   (DX), Y0
-	VMOVUPS   32(DX), Y1
-	VMOVUPS   64(DX), Y2
-	VMOVUPS   96(DX), Y3
-	VMOVUPS   128(DX), Y4
-	VMOVUPS   160(DX), Y5
-	VMOVUPS   192(DX), Y6
-	VMOVUPS   224(DX), Y7
-	VCVTPH2PS 256(DX), Y8
+	VMOVUPS   16(DX), Y0
+	VMOVUPS   48(DX), Y1
+	VMOVUPS   80(DX), Y2
+	VMOVUPS   112(DX), Y3
+	VMOVUPS   144(DX), Y4
+	VMOVUPS   176(DX), Y5
+	VMOVUPS   208(DX), Y6
+	VMOVUPS   240(DX), Y7
+	VCVTPH2PS (DX), Y8
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -431,23 +431,23 @@ TEXT ·panelQ4_0AVX2(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   (DX), Y5
+	VCVTPH2PS (DX), Y9
+	VMOVUPS   16(DX), Y5
 	VPAND     Y5, Y0, Y1
 	VPSRLW    $0x04, Y5, Y5
 	VPAND     Y5, Y0, Y5
-	VMOVUPS   32(DX), Y6
+	VMOVUPS   48(DX), Y6
 	VPAND     Y6, Y0, Y2
 	VPSRLW    $0x04, Y6, Y6
 	VPAND     Y6, Y0, Y6
-	VMOVUPS   64(DX), Y7
+	VMOVUPS   80(DX), Y7
 	VPAND     Y7, Y0, Y3
 	VPSRLW    $0x04, Y7, Y7
 	VPAND     Y7, Y0, Y7
-	VMOVUPS   96(DX), Y8
+	VMOVUPS   112(DX), Y8
 	VPAND     Y8, Y0, Y4
 	VPSRLW    $0x04, Y8, Y8
 	VPAND     Y8, Y0, Y8
-	VCVTPH2PS 128(DX), Y9
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -587,24 +587,24 @@ TEXT ·panelQ4_1AVX2(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   (DX), Y5
+	VCVTPH2PS (DX), Y9
+	VCVTPH2PS 16(DX), Y10
+	VMOVUPS   32(DX), Y5
 	VPAND     Y5, Y0, Y1
 	VPSRLW    $0x04, Y5, Y5
 	VPAND     Y5, Y0, Y5
-	VMOVUPS   32(DX), Y6
+	VMOVUPS   64(DX), Y6
 	VPAND     Y6, Y0, Y2
 	VPSRLW    $0x04, Y6, Y6
 	VPAND     Y6, Y0, Y6
-	VMOVUPS   64(DX), Y7
+	VMOVUPS   96(DX), Y7
 	VPAND     Y7, Y0, Y3
 	VPSRLW    $0x04, Y7, Y7
 	VPAND     Y7, Y0, Y7
-	VMOVUPS   96(DX), Y8
+	VMOVUPS   128(DX), Y8
 	VPAND     Y8, Y0, Y4
 	VPSRLW    $0x04, Y8, Y8
 	VPAND     Y8, Y0, Y8
-	VCVTPH2PS 128(DX), Y9
-	VCVTPH2PS 144(DX), Y10
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -751,54 +751,54 @@ TEXT ·panelQ5_0AVX2(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   (DX), Y6
+	VCVTPH2PS (DX), Y10
+	VMOVUPS   48(DX), Y6
 	VPAND     Y6, Y0, Y2
 	VPSRLW    $0x04, Y6, Y6
 	VPAND     Y6, Y0, Y6
-	VMOVUPS   32(DX), Y7
+	VMOVUPS   80(DX), Y7
 	VPAND     Y7, Y0, Y3
 	VPSRLW    $0x04, Y7, Y7
 	VPAND     Y7, Y0, Y7
-	VMOVUPS   64(DX), Y8
+	VMOVUPS   112(DX), Y8
 	VPAND     Y8, Y0, Y4
 	VPSRLW    $0x04, Y8, Y8
 	VPAND     Y8, Y0, Y8
-	VMOVUPS   96(DX), Y9
+	VMOVUPS   144(DX), Y9
 	VPAND     Y9, Y0, Y5
 	VPSRLW    $0x04, Y9, Y9
 	VPAND     Y9, Y0, Y9
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x04, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y2, Y2
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x03, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y3, Y3
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x02, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y4, Y4
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x01, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y5, Y5
-	VMOVUPS   128(DX), Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y6, Y6
-	VMOVUPS   128(DX), Y10
-	VPSRLW    $0x01, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y7, Y7
-	VMOVUPS   128(DX), Y10
-	VPSRLW    $0x02, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y8, Y8
-	VMOVUPS   128(DX), Y10
-	VPSRLW    $0x03, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y9, Y9
-	VCVTPH2PS 160(DX), Y10
+	VMOVUPS   16(DX), Y12
+	VPSLLW    $0x04, Y12, Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y2, Y2
+	VMOVUPS   16(DX), Y12
+	VPSLLW    $0x03, Y12, Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y3, Y3
+	VMOVUPS   16(DX), Y12
+	VPSLLW    $0x02, Y12, Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y4, Y4
+	VMOVUPS   16(DX), Y12
+	VPSLLW    $0x01, Y12, Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y5, Y5
+	VMOVUPS   16(DX), Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y6, Y6
+	VMOVUPS   16(DX), Y12
+	VPSRLW    $0x01, Y12, Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y7, Y7
+	VMOVUPS   16(DX), Y12
+	VPSRLW    $0x02, Y12, Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y8, Y8
+	VMOVUPS   16(DX), Y12
+	VPSRLW    $0x03, Y12, Y12
+	VPAND     Y1, Y12, Y12
+	VPOR      Y12, Y9, Y9
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -942,55 +942,55 @@ TEXT ·panelQ5_1AVX2(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   (DX), Y6
+	VCVTPH2PS (DX), Y10
+	VCVTPH2PS 16(DX), Y11
+	VMOVUPS   64(DX), Y6
 	VPAND     Y6, Y0, Y2
 	VPSRLW    $0x04, Y6, Y6
 	VPAND     Y6, Y0, Y6
-	VMOVUPS   32(DX), Y7
+	VMOVUPS   96(DX), Y7
 	VPAND     Y7, Y0, Y3
 	VPSRLW    $0x04, Y7, Y7
 	VPAND     Y7, Y0, Y7
-	VMOVUPS   64(DX), Y8
+	VMOVUPS   128(DX), Y8
 	VPAND     Y8, Y0, Y4
 	VPSRLW    $0x04, Y8, Y8
 	VPAND     Y8, Y0, Y8
-	VMOVUPS   96(DX), Y9
+	VMOVUPS   160(DX), Y9
 	VPAND     Y9, Y0, Y5
 	VPSRLW    $0x04, Y9, Y9
 	VPAND     Y9, Y0, Y9
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x04, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y2, Y2
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x03, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y3, Y3
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x02, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y4, Y4
-	VMOVUPS   128(DX), Y10
-	VPSLLW    $0x01, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y5, Y5
-	VMOVUPS   128(DX), Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y6, Y6
-	VMOVUPS   128(DX), Y10
-	VPSRLW    $0x01, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y7, Y7
-	VMOVUPS   128(DX), Y10
-	VPSRLW    $0x02, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y8, Y8
-	VMOVUPS   128(DX), Y10
-	VPSRLW    $0x03, Y10, Y10
-	VPAND     Y1, Y10, Y10
-	VPOR      Y10, Y9, Y9
-	VCVTPH2PS 160(DX), Y10
-	VCVTPH2PS 176(DX), Y11
+	VMOVUPS   32(DX), Y13
+	VPSLLW    $0x04, Y13, Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y2, Y2
+	VMOVUPS   32(DX), Y13
+	VPSLLW    $0x03, Y13, Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y3, Y3
+	VMOVUPS   32(DX), Y13
+	VPSLLW    $0x02, Y13, Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y4, Y4
+	VMOVUPS   32(DX), Y13
+	VPSLLW    $0x01, Y13, Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y5, Y5
+	VMOVUPS   32(DX), Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y6, Y6
+	VMOVUPS   32(DX), Y13
+	VPSRLW    $0x01, Y13, Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y7, Y7
+	VMOVUPS   32(DX), Y13
+	VPSRLW    $0x02, Y13, Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y8, Y8
+	VMOVUPS   32(DX), Y13
+	VPSRLW    $0x03, Y13, Y13
+	VPAND     Y1, Y13, Y13
+	VPOR      Y13, Y9, Y9
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -1140,23 +1140,23 @@ TEXT ·panelIQ4_NLAVX2(SB), NOSPLIT, $0-40
 	JZ             unitsdone
 
 units:
-	VMOVUPS   (DX), Y6
+	VCVTPH2PS (DX), Y10
+	VMOVUPS   16(DX), Y6
 	VPAND     Y6, Y0, Y2
 	VPSRLW    $0x04, Y6, Y6
 	VPAND     Y6, Y0, Y6
-	VMOVUPS   32(DX), Y7
+	VMOVUPS   48(DX), Y7
 	VPAND     Y7, Y0, Y3
 	VPSRLW    $0x04, Y7, Y7
 	VPAND     Y7, Y0, Y7
-	VMOVUPS   64(DX), Y8
+	VMOVUPS   80(DX), Y8
 	VPAND     Y8, Y0, Y4
 	VPSRLW    $0x04, Y8, Y8
 	VPAND     Y8, Y0, Y8
-	VMOVUPS   96(DX), Y9
+	VMOVUPS   112(DX), Y9
 	VPAND     Y9, Y0, Y5
 	VPSRLW    $0x04, Y9, Y9
 	VPAND     Y9, Y0, Y9
-	VCVTPH2PS 128(DX), Y10
 	VPSHUFB   Y2, Y1, Y2
 	VPSHUFB   Y3, Y1, Y3
 	VPSHUFB   Y4, Y1, Y4
@@ -1363,7 +1363,7 @@ DATA iq4NLSigned<>+12(SB)/4, $0x71594535
 GLOBL iq4NLSigned<>(SB), RODATA|NOPTR, $16
 
 // func panelIQ4_XSAVX2(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·panelIQ4_XSAVX2(SB), NOSPLIT, $0-40
 	MOVQ           c+0(FP), AX
 	MOVQ           x+8(FP), CX
@@ -1377,32 +1377,35 @@ TEXT ·panelIQ4_XSAVX2(SB), NOSPLIT, $0-40
 	JZ             unitsdone
 
 units:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   (DX)
+	PREFETCHT0   64(DX)
+	PREFETCHT0   128(DX)
+	VMOVUPS      32(DX), Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VPSLLD       $0x04, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      (DX), Y6
+	VMOVUPS      64(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      32(DX), Y7
+	VMOVUPS      96(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      64(DX), Y8
+	VMOVUPS      128(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      96(DX), Y9
+	VMOVUPS      160(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1418,33 +1421,35 @@ units:
 	JMP          rows
 
 block1:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   192(DX)
+	PREFETCHT0   256(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x04, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VPSLLD       $0x02, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      128(DX), Y6
+	VMOVUPS      192(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      160(DX), Y7
+	VMOVUPS      224(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      192(DX), Y8
+	VMOVUPS      256(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      224(DX), Y9
+	VMOVUPS      288(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1460,32 +1465,34 @@ block1:
 	JMP          rows
 
 block2:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   320(DX)
+	PREFETCHT0   384(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x08, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      256(DX), Y6
+	VMOVUPS      320(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      288(DX), Y7
+	VMOVUPS      352(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      320(DX), Y8
+	VMOVUPS      384(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      352(DX), Y9
+	VMOVUPS      416(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1501,33 +1508,35 @@ block2:
 	JMP          rows
 
 block3:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   448(DX)
+	PREFETCHT0   512(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x0c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VPSRLD       $0x02, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      384(DX), Y6
+	VMOVUPS      448(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      416(DX), Y7
+	VMOVUPS      480(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      448(DX), Y8
+	VMOVUPS      512(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      480(DX), Y9
+	VMOVUPS      544(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1543,33 +1552,35 @@ block3:
 	JMP          rows
 
 block4:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   576(DX)
+	PREFETCHT0   640(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x10, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VPSRLD       $0x04, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      512(DX), Y6
+	VMOVUPS      576(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      544(DX), Y7
+	VMOVUPS      608(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      576(DX), Y8
+	VMOVUPS      640(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      608(DX), Y9
+	VMOVUPS      672(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1585,33 +1596,35 @@ block4:
 	JMP          rows
 
 block5:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   704(DX)
+	PREFETCHT0   768(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x14, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VPSRLD       $0x06, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      640(DX), Y6
+	VMOVUPS      704(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      672(DX), Y7
+	VMOVUPS      736(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      704(DX), Y8
+	VMOVUPS      768(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      736(DX), Y9
+	VMOVUPS      800(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1627,33 +1640,35 @@ block5:
 	JMP          rows
 
 block6:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   832(DX)
+	PREFETCHT0   896(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x18, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VPSRLD       $0x08, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      768(DX), Y6
+	VMOVUPS      832(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      800(DX), Y7
+	VMOVUPS      864(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      832(DX), Y8
+	VMOVUPS      896(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      864(DX), Y9
+	VMOVUPS      928(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1669,33 +1684,35 @@ block6:
 	JMP          rows
 
 block7:
-	VMOVUPS      1024(DX), Y2
+	PREFETCHT0   960(DX)
+	PREFETCHT0   1024(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x1c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VPMOVZXWD    1072(DX), Y3
+	VPMOVZXWD    16(DX), Y3
 	VPSRLD       $0x0a, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    1056(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      896(DX), Y6
+	VMOVUPS      960(DX), Y6
 	VPAND        Y6, Y0, Y2
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      928(DX), Y7
+	VMOVUPS      992(DX), Y7
 	VPAND        Y7, Y0, Y3
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      960(DX), Y8
+	VMOVUPS      1024(DX), Y8
 	VPAND        Y8, Y0, Y4
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      992(DX), Y9
+	VMOVUPS      1056(DX), Y9
 	VPAND        Y9, Y0, Y5
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
@@ -1924,7 +1941,7 @@ DATA word00000020<>+0(SB)/4, $0x00000020
 GLOBL word00000020<>(SB), RODATA|NOPTR, $4
 
 // func panelQ2_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·panelQ2_KAVX2(SB), NOSPLIT, $128-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -1937,492 +1954,503 @@ TEXT ·panelQ2_KAVX2(SB), NOSPLIT, $128-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS      512(DX), Y1
+	PREFETCHT0   (DX)
+	PREFETCHT0   64(DX)
+	VMOVUPS      32(DX), Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x04, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x08, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x0c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      (DX), Y1
+	VMOVUPS      160(DX), Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      32(DX), Y2
+	VMOVUPS      192(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      64(DX), Y3
+	VMOVUPS      224(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      96(DX), Y4
+	VMOVUPS      256(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      128(DX), Y5
+	VMOVUPS      288(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      160(DX), Y6
+	VMOVUPS      320(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      192(DX), Y7
+	VMOVUPS      352(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      224(DX), Y8
+	VMOVUPS      384(DX), Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000000, DI
 	JMP          rows
 
 block1:
-	VMOVUPS      512(DX), Y1
+	PREFETCHT0   128(DX)
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x10, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x14, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x18, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x1c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      (DX), Y1
+	VMOVUPS      160(DX), Y1
 	VPSRLW       $0x02, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      32(DX), Y2
+	VMOVUPS      192(DX), Y2
 	VPSRLW       $0x02, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      64(DX), Y3
+	VMOVUPS      224(DX), Y3
 	VPSRLW       $0x02, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      96(DX), Y4
+	VMOVUPS      256(DX), Y4
 	VPSRLW       $0x02, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      128(DX), Y5
+	VMOVUPS      288(DX), Y5
 	VPSRLW       $0x02, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      160(DX), Y6
+	VMOVUPS      320(DX), Y6
 	VPSRLW       $0x02, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      192(DX), Y7
+	VMOVUPS      352(DX), Y7
 	VPSRLW       $0x02, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      224(DX), Y8
+	VMOVUPS      384(DX), Y8
 	VPSRLW       $0x02, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000001, DI
 	JMP          rows
 
 block2:
-	VMOVUPS      544(DX), Y1
+	PREFETCHT0   192(DX)
+	VMOVUPS      64(DX), Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      544(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x04, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      544(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x08, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      544(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x0c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      (DX), Y1
+	VMOVUPS      160(DX), Y1
 	VPSRLW       $0x04, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      32(DX), Y2
+	VMOVUPS      192(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      64(DX), Y3
+	VMOVUPS      224(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      96(DX), Y4
+	VMOVUPS      256(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      128(DX), Y5
+	VMOVUPS      288(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      160(DX), Y6
+	VMOVUPS      320(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      192(DX), Y7
+	VMOVUPS      352(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      224(DX), Y8
+	VMOVUPS      384(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000002, DI
 	JMP          rows
 
 block3:
-	VMOVUPS      544(DX), Y1
+	PREFETCHT0   256(DX)
+	PREFETCHT0   320(DX)
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x10, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      544(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x14, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      544(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x18, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      544(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x1c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      (DX), Y1
+	VMOVUPS      160(DX), Y1
 	VPSRLW       $0x06, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      32(DX), Y2
+	VMOVUPS      192(DX), Y2
 	VPSRLW       $0x06, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      64(DX), Y3
+	VMOVUPS      224(DX), Y3
 	VPSRLW       $0x06, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      96(DX), Y4
+	VMOVUPS      256(DX), Y4
 	VPSRLW       $0x06, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      128(DX), Y5
+	VMOVUPS      288(DX), Y5
 	VPSRLW       $0x06, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      160(DX), Y6
+	VMOVUPS      320(DX), Y6
 	VPSRLW       $0x06, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      192(DX), Y7
+	VMOVUPS      352(DX), Y7
 	VPSRLW       $0x06, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      224(DX), Y8
+	VMOVUPS      384(DX), Y8
 	VPSRLW       $0x06, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000003, DI
 	JMP          rows
 
 block4:
-	VMOVUPS      576(DX), Y1
+	PREFETCHT0   384(DX)
+	VMOVUPS      96(DX), Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      576(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x04, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      576(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x08, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      576(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x0c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      256(DX), Y1
+	VMOVUPS      416(DX), Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      288(DX), Y2
+	VMOVUPS      448(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      320(DX), Y3
+	VMOVUPS      480(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      352(DX), Y4
+	VMOVUPS      512(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      384(DX), Y5
+	VMOVUPS      544(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      416(DX), Y6
+	VMOVUPS      576(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      448(DX), Y7
+	VMOVUPS      608(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      480(DX), Y8
+	VMOVUPS      640(DX), Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000004, DI
 	JMP          rows
 
 block5:
-	VMOVUPS      576(DX), Y1
+	PREFETCHT0   448(DX)
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x10, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      576(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x14, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      576(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x18, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      576(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x1c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      256(DX), Y1
+	VMOVUPS      416(DX), Y1
 	VPSRLW       $0x02, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      288(DX), Y2
+	VMOVUPS      448(DX), Y2
 	VPSRLW       $0x02, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      320(DX), Y3
+	VMOVUPS      480(DX), Y3
 	VPSRLW       $0x02, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      352(DX), Y4
+	VMOVUPS      512(DX), Y4
 	VPSRLW       $0x02, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      384(DX), Y5
+	VMOVUPS      544(DX), Y5
 	VPSRLW       $0x02, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      416(DX), Y6
+	VMOVUPS      576(DX), Y6
 	VPSRLW       $0x02, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      448(DX), Y7
+	VMOVUPS      608(DX), Y7
 	VPSRLW       $0x02, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      480(DX), Y8
+	VMOVUPS      640(DX), Y8
 	VPSRLW       $0x02, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000005, DI
 	JMP          rows
 
 block6:
-	VMOVUPS      608(DX), Y1
+	PREFETCHT0   512(DX)
+	PREFETCHT0   576(DX)
+	VMOVUPS      128(DX), Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      608(DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPSRLD       $0x04, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      608(DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPSRLD       $0x08, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      608(DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPSRLD       $0x0c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      256(DX), Y1
+	VMOVUPS      416(DX), Y1
 	VPSRLW       $0x04, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      288(DX), Y2
+	VMOVUPS      448(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      320(DX), Y3
+	VMOVUPS      480(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      352(DX), Y4
+	VMOVUPS      512(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      384(DX), Y5
+	VMOVUPS      544(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      416(DX), Y6
+	VMOVUPS      576(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      448(DX), Y7
+	VMOVUPS      608(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      480(DX), Y8
+	VMOVUPS      640(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000006, DI
 	JMP          rows
 
 block7:
-	VMOVUPS      608(DX), Y1
+	PREFETCHT0   640(DX)
+	VMOVUPS      128(DX), Y1
 	VPSRLD       $0x10, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (SP)
-	VMOVUPS      608(DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPSRLD       $0x14, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 64(SP)
-	VMOVUPS      608(DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPSRLD       $0x18, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    640(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 32(SP)
-	VMOVUPS      608(DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPSRLD       $0x1c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    656(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, 96(SP)
-	VMOVUPS      256(DX), Y1
+	VMOVUPS      416(DX), Y1
 	VPSRLW       $0x06, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      288(DX), Y2
+	VMOVUPS      448(DX), Y2
 	VPSRLW       $0x06, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      320(DX), Y3
+	VMOVUPS      480(DX), Y3
 	VPSRLW       $0x06, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      352(DX), Y4
+	VMOVUPS      512(DX), Y4
 	VPSRLW       $0x06, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      384(DX), Y5
+	VMOVUPS      544(DX), Y5
 	VPSRLW       $0x06, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      416(DX), Y6
+	VMOVUPS      576(DX), Y6
 	VPSRLW       $0x06, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      448(DX), Y7
+	VMOVUPS      608(DX), Y7
 	VPSRLW       $0x06, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      480(DX), Y8
+	VMOVUPS      640(DX), Y8
 	VPSRLW       $0x06, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000007, DI
@@ -2603,7 +2631,7 @@ DATA word80000000<>+0(SB)/4, $0x80000000
 GLOBL word80000000<>(SB), RODATA|NOPTR, $4
 
 // func panelQ3_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·panelQ3_KAVX2(SB), NOSPLIT, $64-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -2617,80 +2645,82 @@ TEXT ·panelQ3_KAVX2(SB), NOSPLIT, $64-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS      768(DX), Y2
+	PREFETCHT0   (DX)
+	PREFETCHT0   64(DX)
+	VMOVUPS      16(DX), Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSLLD       $0x04, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      768(DX), Y2
+	VMOVUPS      16(DX), Y2
 	VPSRLD       $0x08, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x04, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      (DX), Y2
+	VMOVUPS      368(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      32(DX), Y3
+	VMOVUPS      400(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      64(DX), Y4
+	VMOVUPS      432(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      96(DX), Y5
+	VMOVUPS      464(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      128(DX), Y6
+	VMOVUPS      496(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      160(DX), Y7
+	VMOVUPS      528(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      192(DX), Y8
+	VMOVUPS      560(DX), Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      224(DX), Y9
+	VMOVUPS      592(DX), Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPSLLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
@@ -2698,89 +2728,91 @@ units:
 	JMP          rows
 
 block1:
-	VMOVUPS      768(DX), Y2
+	PREFETCHT0   128(DX)
+	PREFETCHT0   192(DX)
+	VMOVUPS      16(DX), Y2
 	VPSRLD       $0x10, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x0c, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      768(DX), Y2
+	VMOVUPS      16(DX), Y2
 	VPSRLD       $0x18, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x14, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      (DX), Y2
+	VMOVUPS      368(DX), Y2
 	VPSRLW       $0x02, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      32(DX), Y3
+	VMOVUPS      400(DX), Y3
 	VPSRLW       $0x02, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      64(DX), Y4
+	VMOVUPS      432(DX), Y4
 	VPSRLW       $0x02, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      96(DX), Y5
+	VMOVUPS      464(DX), Y5
 	VPSRLW       $0x02, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      128(DX), Y6
+	VMOVUPS      496(DX), Y6
 	VPSRLW       $0x02, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      160(DX), Y7
+	VMOVUPS      528(DX), Y7
 	VPSRLW       $0x02, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      192(DX), Y8
+	VMOVUPS      560(DX), Y8
 	VPSRLW       $0x02, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      224(DX), Y9
+	VMOVUPS      592(DX), Y9
 	VPSRLW       $0x02, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPSLLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
@@ -2788,170 +2820,173 @@ block1:
 	JMP          rows
 
 block2:
-	VMOVUPS      800(DX), Y2
+	PREFETCHT0   256(DX)
+	PREFETCHT0   320(DX)
+	VMOVUPS      48(DX), Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSLLD       $0x02, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      800(DX), Y2
+	VMOVUPS      48(DX), Y2
 	VPSRLD       $0x08, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x06, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      (DX), Y2
+	VMOVUPS      368(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      32(DX), Y3
+	VMOVUPS      400(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      64(DX), Y4
+	VMOVUPS      432(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      96(DX), Y5
+	VMOVUPS      464(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      128(DX), Y6
+	VMOVUPS      496(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      160(DX), Y7
+	VMOVUPS      528(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      192(DX), Y8
+	VMOVUPS      560(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      224(DX), Y9
+	VMOVUPS      592(DX), Y9
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
 	MOVL         $0x00000002, DI
 	JMP          rows
 
 block3:
-	VMOVUPS      800(DX), Y2
+	PREFETCHT0   384(DX)
+	VMOVUPS      48(DX), Y2
 	VPSRLD       $0x10, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x0e, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      800(DX), Y2
+	VMOVUPS      48(DX), Y2
 	VPSRLD       $0x18, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x16, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      (DX), Y2
+	VMOVUPS      368(DX), Y2
 	VPSRLW       $0x06, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      32(DX), Y3
+	VMOVUPS      400(DX), Y3
 	VPSRLW       $0x06, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      64(DX), Y4
+	VMOVUPS      432(DX), Y4
 	VPSRLW       $0x06, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      96(DX), Y5
+	VMOVUPS      464(DX), Y5
 	VPSRLW       $0x06, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      128(DX), Y6
+	VMOVUPS      496(DX), Y6
 	VPSRLW       $0x06, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      160(DX), Y7
+	VMOVUPS      528(DX), Y7
 	VPSRLW       $0x06, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      192(DX), Y8
+	VMOVUPS      560(DX), Y8
 	VPSRLW       $0x06, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      224(DX), Y9
+	VMOVUPS      592(DX), Y9
 	VPSRLW       $0x06, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPSRLW       $0x01, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
@@ -2959,80 +2994,82 @@ block3:
 	JMP          rows
 
 block4:
-	VMOVUPS      768(DX), Y2
+	PREFETCHT0   448(DX)
+	PREFETCHT0   512(DX)
+	VMOVUPS      16(DX), Y2
 	VPSRLD       $0x04, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      768(DX), Y2
+	VMOVUPS      16(DX), Y2
 	VPSRLD       $0x0c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x08, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      256(DX), Y2
+	VMOVUPS      624(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      288(DX), Y3
+	VMOVUPS      656(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      320(DX), Y4
+	VMOVUPS      688(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      352(DX), Y5
+	VMOVUPS      720(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      384(DX), Y6
+	VMOVUPS      752(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      416(DX), Y7
+	VMOVUPS      784(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      448(DX), Y8
+	VMOVUPS      816(DX), Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      480(DX), Y9
+	VMOVUPS      848(DX), Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPSRLW       $0x02, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
@@ -3040,89 +3077,91 @@ block4:
 	JMP          rows
 
 block5:
-	VMOVUPS      768(DX), Y2
+	PREFETCHT0   576(DX)
+	PREFETCHT0   640(DX)
+	VMOVUPS      16(DX), Y2
 	VPSRLD       $0x14, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x10, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      768(DX), Y2
+	VMOVUPS      16(DX), Y2
 	VPSRLD       $0x1c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x18, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      256(DX), Y2
+	VMOVUPS      624(DX), Y2
 	VPSRLW       $0x02, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      288(DX), Y3
+	VMOVUPS      656(DX), Y3
 	VPSRLW       $0x02, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      320(DX), Y4
+	VMOVUPS      688(DX), Y4
 	VPSRLW       $0x02, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      352(DX), Y5
+	VMOVUPS      720(DX), Y5
 	VPSRLW       $0x02, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      384(DX), Y6
+	VMOVUPS      752(DX), Y6
 	VPSRLW       $0x02, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      416(DX), Y7
+	VMOVUPS      784(DX), Y7
 	VPSRLW       $0x02, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      448(DX), Y8
+	VMOVUPS      816(DX), Y8
 	VPSRLW       $0x02, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      480(DX), Y9
+	VMOVUPS      848(DX), Y9
 	VPSRLW       $0x02, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPSRLW       $0x03, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
@@ -3130,89 +3169,91 @@ block5:
 	JMP          rows
 
 block6:
-	VMOVUPS      800(DX), Y2
+	PREFETCHT0   704(DX)
+	PREFETCHT0   768(DX)
+	VMOVUPS      48(DX), Y2
 	VPSRLD       $0x04, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x02, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      800(DX), Y2
+	VMOVUPS      48(DX), Y2
 	VPSRLD       $0x0c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x0a, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      256(DX), Y2
+	VMOVUPS      624(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      288(DX), Y3
+	VMOVUPS      656(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      320(DX), Y4
+	VMOVUPS      688(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      352(DX), Y5
+	VMOVUPS      720(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      384(DX), Y6
+	VMOVUPS      752(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      416(DX), Y7
+	VMOVUPS      784(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      448(DX), Y8
+	VMOVUPS      816(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      480(DX), Y9
+	VMOVUPS      848(DX), Y9
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPSRLW       $0x04, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
@@ -3220,89 +3261,90 @@ block6:
 	JMP          rows
 
 block7:
-	VMOVUPS      800(DX), Y2
+	PREFETCHT0   832(DX)
+	VMOVUPS      48(DX), Y2
 	VPSRLD       $0x14, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x12, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, (SP)
-	VMOVUPS      800(DX), Y2
+	VMOVUPS      48(DX), Y2
 	VPSRLD       $0x1c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      80(DX), Y3
 	VPSRLD       $0x1a, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
 	VBROADCASTSS word00000020<>+0(SB), Y3
 	VPSUBD       Y3, Y2, Y2
-	VCVTPH2PS    864(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMOVUPS      Y2, 32(SP)
-	VMOVUPS      256(DX), Y2
+	VMOVUPS      624(DX), Y2
 	VPSRLW       $0x06, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      288(DX), Y3
+	VMOVUPS      656(DX), Y3
 	VPSRLW       $0x06, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      320(DX), Y4
+	VMOVUPS      688(DX), Y4
 	VPSRLW       $0x06, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      352(DX), Y5
+	VMOVUPS      720(DX), Y5
 	VPSRLW       $0x06, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      384(DX), Y6
+	VMOVUPS      752(DX), Y6
 	VPSRLW       $0x06, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      416(DX), Y7
+	VMOVUPS      784(DX), Y7
 	VPSRLW       $0x06, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      448(DX), Y8
+	VMOVUPS      816(DX), Y8
 	VPSRLW       $0x06, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      480(DX), Y9
+	VMOVUPS      848(DX), Y9
 	VPSRLW       $0x06, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      512(DX), Y11
+	VMOVUPS      112(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y2, Y2
-	VMOVUPS      544(DX), Y11
+	VMOVUPS      144(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y3, Y3
-	VMOVUPS      576(DX), Y11
+	VMOVUPS      176(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y4, Y4
-	VMOVUPS      608(DX), Y11
+	VMOVUPS      208(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y5, Y5
-	VMOVUPS      640(DX), Y11
+	VMOVUPS      240(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y6, Y6
-	VMOVUPS      672(DX), Y11
+	VMOVUPS      272(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y7, Y7
-	VMOVUPS      704(DX), Y11
+	VMOVUPS      304(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y8, Y8
-	VMOVUPS      736(DX), Y11
+	VMOVUPS      336(DX), Y11
 	VPSRLW       $0x05, Y11, Y11
 	VPAND        Y1, Y11, Y11
 	VPOR         Y11, Y9, Y9
@@ -3463,7 +3505,7 @@ DATA word04040404<>+0(SB)/4, $0x04040404
 GLOBL word04040404<>(SB), RODATA|NOPTR, $4
 
 // func panelQ4_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·panelQ4_KAVX2(SB), NOSPLIT, $0-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -3476,357 +3518,375 @@ TEXT ·panelQ4_KAVX2(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS      1024(DX), Y1
+	PREFETCHT0   (DX)
+	PREFETCHT0   64(DX)
+	PREFETCHT0   128(DX)
+	VMOVUPS      32(DX), Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1056(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      (DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      32(DX), Y2
+	VMOVUPS      160(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      64(DX), Y3
+	VMOVUPS      192(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      96(DX), Y4
+	VMOVUPS      224(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      128(DX), Y5
+	VMOVUPS      256(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      160(DX), Y6
+	VMOVUPS      288(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      192(DX), Y7
+	VMOVUPS      320(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      224(DX), Y8
+	VMOVUPS      352(DX), Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000000, DI
 	JMP          rows
 
 block1:
-	VMOVUPS      1024(DX), Y1
+	PREFETCHT0   192(DX)
+	PREFETCHT0   256(DX)
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x08, Y1, Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1056(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x08, Y1, Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      (DX), Y1
+	VMOVUPS      128(DX), Y1
 	VPSRLW       $0x04, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      32(DX), Y2
+	VMOVUPS      160(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      64(DX), Y3
+	VMOVUPS      192(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      96(DX), Y4
+	VMOVUPS      224(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      128(DX), Y5
+	VMOVUPS      256(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      160(DX), Y6
+	VMOVUPS      288(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      192(DX), Y7
+	VMOVUPS      320(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      224(DX), Y8
+	VMOVUPS      352(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000001, DI
 	JMP          rows
 
 block2:
-	VMOVUPS      1024(DX), Y1
+	PREFETCHT0   320(DX)
+	PREFETCHT0   384(DX)
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x10, Y1, Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1056(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x10, Y1, Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      256(DX), Y1
+	VMOVUPS      384(DX), Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      288(DX), Y2
+	VMOVUPS      416(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      320(DX), Y3
+	VMOVUPS      448(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      352(DX), Y4
+	VMOVUPS      480(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      384(DX), Y5
+	VMOVUPS      512(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      416(DX), Y6
+	VMOVUPS      544(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      448(DX), Y7
+	VMOVUPS      576(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      480(DX), Y8
+	VMOVUPS      608(DX), Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000002, DI
 	JMP          rows
 
 block3:
-	VMOVUPS      1024(DX), Y1
+	PREFETCHT0   448(DX)
+	PREFETCHT0   512(DX)
+	VMOVUPS      32(DX), Y1
 	VPSRLD       $0x18, Y1, Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1056(DX), Y1
+	VMOVUPS      64(DX), Y1
 	VPSRLD       $0x18, Y1, Y1
 	VBROADCASTSS word0000003f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      256(DX), Y1
+	VMOVUPS      384(DX), Y1
 	VPSRLW       $0x04, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      288(DX), Y2
+	VMOVUPS      416(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      320(DX), Y3
+	VMOVUPS      448(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      352(DX), Y4
+	VMOVUPS      480(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      384(DX), Y5
+	VMOVUPS      512(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      416(DX), Y6
+	VMOVUPS      544(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      448(DX), Y7
+	VMOVUPS      576(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      480(DX), Y8
+	VMOVUPS      608(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000003, DI
 	JMP          rows
 
 block4:
-	VMOVUPS      1088(DX), Y1
+	PREFETCHT0   576(DX)
+	PREFETCHT0   640(DX)
+	PREFETCHT0   704(DX)
+	VMOVUPS      96(DX), Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1024(DX), Y2
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x02, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1088(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x04, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1056(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VPSRLD       $0x02, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      640(DX), Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      544(DX), Y2
+	VMOVUPS      672(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      576(DX), Y3
+	VMOVUPS      704(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      608(DX), Y4
+	VMOVUPS      736(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      640(DX), Y5
+	VMOVUPS      768(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      672(DX), Y6
+	VMOVUPS      800(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      704(DX), Y7
+	VMOVUPS      832(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      736(DX), Y8
+	VMOVUPS      864(DX), Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000004, DI
 	JMP          rows
 
 block5:
-	VMOVUPS      1088(DX), Y1
+	PREFETCHT0   768(DX)
+	PREFETCHT0   832(DX)
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x08, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1024(DX), Y2
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x0a, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1088(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x0c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1056(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VPSRLD       $0x0a, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      512(DX), Y1
+	VMOVUPS      640(DX), Y1
 	VPSRLW       $0x04, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      544(DX), Y2
+	VMOVUPS      672(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      576(DX), Y3
+	VMOVUPS      704(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      608(DX), Y4
+	VMOVUPS      736(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      640(DX), Y5
+	VMOVUPS      768(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      672(DX), Y6
+	VMOVUPS      800(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      704(DX), Y7
+	VMOVUPS      832(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      736(DX), Y8
+	VMOVUPS      864(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000005, DI
 	JMP          rows
 
 block6:
-	VMOVUPS      1088(DX), Y1
+	PREFETCHT0   896(DX)
+	PREFETCHT0   960(DX)
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x10, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1024(DX), Y2
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x12, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1088(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x14, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1056(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VPSRLD       $0x12, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      768(DX), Y1
+	VMOVUPS      896(DX), Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      800(DX), Y2
+	VMOVUPS      928(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      960(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      864(DX), Y4
+	VMOVUPS      992(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      896(DX), Y5
+	VMOVUPS      1024(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      928(DX), Y6
+	VMOVUPS      1056(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      960(DX), Y7
+	VMOVUPS      1088(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      992(DX), Y8
+	VMOVUPS      1120(DX), Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000006, DI
 	JMP          rows
 
 block7:
-	VMOVUPS      1088(DX), Y1
+	PREFETCHT0   1024(DX)
+	PREFETCHT0   1088(DX)
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x18, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1024(DX), Y2
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x1a, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1120(DX), Y2
+	VCVTPH2PS    (DX), Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y9
-	VMOVUPS      1088(DX), Y1
+	VMOVUPS      96(DX), Y1
 	VPSRLD       $0x1c, Y1, Y1
 	VBROADCASTSS word0000000f<>+0(SB), Y2
 	VPAND        Y2, Y1, Y1
-	VMOVUPS      1056(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VPSRLD       $0x1a, Y2, Y2
 	VBROADCASTSS word00000030<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
 	VPOR         Y2, Y1, Y1
-	VCVTPH2PS    1136(DX), Y2
+	VCVTPH2PS    16(DX), Y2
 	VBROADCASTSS word80000000<>+0(SB), Y3
 	VXORPS       Y3, Y2, Y2
 	VCVTDQ2PS    Y1, Y1
 	VMULPS       Y2, Y1, Y10
-	VMOVUPS      768(DX), Y1
+	VMOVUPS      896(DX), Y1
 	VPSRLW       $0x04, Y1, Y1
 	VPAND        Y1, Y0, Y1
-	VMOVUPS      800(DX), Y2
+	VMOVUPS      928(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      832(DX), Y3
+	VMOVUPS      960(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      864(DX), Y4
+	VMOVUPS      992(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      896(DX), Y5
+	VMOVUPS      1024(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      928(DX), Y6
+	VMOVUPS      1056(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      960(DX), Y7
+	VMOVUPS      1088(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      992(DX), Y8
+	VMOVUPS      1120(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
 	MOVL         $0x00000007, DI
@@ -3980,7 +4040,7 @@ DATA word0000003f<>+0(SB)/4, $0x0000003f
 GLOBL word0000003f<>(SB), RODATA|NOPTR, $4
 
 // func panelQ5_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·panelQ5_KAVX2(SB), NOSPLIT, $0-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -3994,65 +4054,68 @@ TEXT ·panelQ5_KAVX2(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS      1280(DX), Y2
+	PREFETCHT0   (DX)
+	PREFETCHT0   64(DX)
+	PREFETCHT0   128(DX)
+	VMOVUPS      32(DX), Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1312(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      (DX), Y2
+	VMOVUPS      384(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      32(DX), Y3
+	VMOVUPS      416(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      64(DX), Y4
+	VMOVUPS      448(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      96(DX), Y5
+	VMOVUPS      480(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      128(DX), Y6
+	VMOVUPS      512(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      160(DX), Y7
+	VMOVUPS      544(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      192(DX), Y8
+	VMOVUPS      576(DX), Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      224(DX), Y9
+	VMOVUPS      608(DX), Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPSLLW       $0x04, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
@@ -4060,75 +4123,78 @@ units:
 	JMP          rows
 
 block1:
-	VMOVUPS      1280(DX), Y2
+	PREFETCHT0   192(DX)
+	PREFETCHT0   256(DX)
+	PREFETCHT0   320(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x08, Y2, Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1312(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VPSRLD       $0x08, Y2, Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      (DX), Y2
+	VMOVUPS      384(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      32(DX), Y3
+	VMOVUPS      416(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      64(DX), Y4
+	VMOVUPS      448(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      96(DX), Y5
+	VMOVUPS      480(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      128(DX), Y6
+	VMOVUPS      512(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      160(DX), Y7
+	VMOVUPS      544(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      192(DX), Y8
+	VMOVUPS      576(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      224(DX), Y9
+	VMOVUPS      608(DX), Y9
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPSLLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
@@ -4136,67 +4202,70 @@ block1:
 	JMP          rows
 
 block2:
-	VMOVUPS      1280(DX), Y2
+	PREFETCHT0   384(DX)
+	PREFETCHT0   448(DX)
+	PREFETCHT0   512(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x10, Y2, Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1312(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VPSRLD       $0x10, Y2, Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      256(DX), Y2
+	VMOVUPS      640(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      288(DX), Y3
+	VMOVUPS      672(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      320(DX), Y4
+	VMOVUPS      704(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      352(DX), Y5
+	VMOVUPS      736(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      384(DX), Y6
+	VMOVUPS      768(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      416(DX), Y7
+	VMOVUPS      800(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      448(DX), Y8
+	VMOVUPS      832(DX), Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      480(DX), Y9
+	VMOVUPS      864(DX), Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPSLLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
@@ -4204,75 +4273,77 @@ block2:
 	JMP          rows
 
 block3:
-	VMOVUPS      1280(DX), Y2
+	PREFETCHT0   576(DX)
+	PREFETCHT0   640(DX)
+	VMOVUPS      32(DX), Y2
 	VPSRLD       $0x18, Y2, Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1312(DX), Y2
+	VMOVUPS      64(DX), Y2
 	VPSRLD       $0x18, Y2, Y2
 	VBROADCASTSS word0000003f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      256(DX), Y2
+	VMOVUPS      640(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      288(DX), Y3
+	VMOVUPS      672(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      320(DX), Y4
+	VMOVUPS      704(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      352(DX), Y5
+	VMOVUPS      736(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      384(DX), Y6
+	VMOVUPS      768(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      416(DX), Y7
+	VMOVUPS      800(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      448(DX), Y8
+	VMOVUPS      832(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      480(DX), Y9
+	VMOVUPS      864(DX), Y9
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPSLLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
@@ -4280,154 +4351,160 @@ block3:
 	JMP          rows
 
 block4:
-	VMOVUPS      1344(DX), Y2
+	PREFETCHT0   704(DX)
+	PREFETCHT0   768(DX)
+	PREFETCHT0   832(DX)
+	VMOVUPS      96(DX), Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1280(DX), Y3
+	VMOVUPS      32(DX), Y3
 	VPSRLD       $0x02, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1344(DX), Y2
+	VMOVUPS      96(DX), Y2
 	VPSRLD       $0x04, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1312(DX), Y3
+	VMOVUPS      64(DX), Y3
 	VPSRLD       $0x02, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      512(DX), Y2
+	VMOVUPS      896(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      544(DX), Y3
+	VMOVUPS      928(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      576(DX), Y4
+	VMOVUPS      960(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      608(DX), Y5
+	VMOVUPS      992(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      640(DX), Y6
+	VMOVUPS      1024(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      672(DX), Y7
+	VMOVUPS      1056(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      704(DX), Y8
+	VMOVUPS      1088(DX), Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      736(DX), Y9
+	VMOVUPS      1120(DX), Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
 	MOVL         $0x00000004, DI
 	JMP          rows
 
 block5:
-	VMOVUPS      1344(DX), Y2
+	PREFETCHT0   896(DX)
+	PREFETCHT0   960(DX)
+	PREFETCHT0   1024(DX)
+	VMOVUPS      96(DX), Y2
 	VPSRLD       $0x08, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1280(DX), Y3
+	VMOVUPS      32(DX), Y3
 	VPSRLD       $0x0a, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1344(DX), Y2
+	VMOVUPS      96(DX), Y2
 	VPSRLD       $0x0c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1312(DX), Y3
+	VMOVUPS      64(DX), Y3
 	VPSRLD       $0x0a, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      512(DX), Y2
+	VMOVUPS      896(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      544(DX), Y3
+	VMOVUPS      928(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      576(DX), Y4
+	VMOVUPS      960(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      608(DX), Y5
+	VMOVUPS      992(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      640(DX), Y6
+	VMOVUPS      1024(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      672(DX), Y7
+	VMOVUPS      1056(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      704(DX), Y8
+	VMOVUPS      1088(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      736(DX), Y9
+	VMOVUPS      1120(DX), Y9
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPSRLW       $0x01, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
@@ -4435,77 +4512,80 @@ block5:
 	JMP          rows
 
 block6:
-	VMOVUPS      1344(DX), Y2
+	PREFETCHT0   1088(DX)
+	PREFETCHT0   1152(DX)
+	PREFETCHT0   1216(DX)
+	VMOVUPS      96(DX), Y2
 	VPSRLD       $0x10, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1280(DX), Y3
+	VMOVUPS      32(DX), Y3
 	VPSRLD       $0x12, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1344(DX), Y2
+	VMOVUPS      96(DX), Y2
 	VPSRLD       $0x14, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1312(DX), Y3
+	VMOVUPS      64(DX), Y3
 	VPSRLD       $0x12, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      768(DX), Y2
+	VMOVUPS      1152(DX), Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      800(DX), Y3
+	VMOVUPS      1184(DX), Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      832(DX), Y4
+	VMOVUPS      1216(DX), Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      864(DX), Y5
+	VMOVUPS      1248(DX), Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      896(DX), Y6
+	VMOVUPS      1280(DX), Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      928(DX), Y7
+	VMOVUPS      1312(DX), Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      960(DX), Y8
+	VMOVUPS      1344(DX), Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      992(DX), Y9
+	VMOVUPS      1376(DX), Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPSRLW       $0x02, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
@@ -4513,85 +4593,87 @@ block6:
 	JMP          rows
 
 block7:
-	VMOVUPS      1344(DX), Y2
+	PREFETCHT0   1280(DX)
+	PREFETCHT0   1344(DX)
+	VMOVUPS      96(DX), Y2
 	VPSRLD       $0x18, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1280(DX), Y3
+	VMOVUPS      32(DX), Y3
 	VPSRLD       $0x1a, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1376(DX), Y3
+	VCVTPH2PS    (DX), Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y10
-	VMOVUPS      1344(DX), Y2
+	VMOVUPS      96(DX), Y2
 	VPSRLD       $0x1c, Y2, Y2
 	VBROADCASTSS word0000000f<>+0(SB), Y3
 	VPAND        Y3, Y2, Y2
-	VMOVUPS      1312(DX), Y3
+	VMOVUPS      64(DX), Y3
 	VPSRLD       $0x1a, Y3, Y3
 	VBROADCASTSS word00000030<>+0(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPOR         Y3, Y2, Y2
-	VCVTPH2PS    1392(DX), Y3
+	VCVTPH2PS    16(DX), Y3
 	VBROADCASTSS word80000000<>+0(SB), Y4
 	VXORPS       Y4, Y3, Y3
 	VCVTDQ2PS    Y2, Y2
 	VMULPS       Y3, Y2, Y11
-	VMOVUPS      768(DX), Y2
+	VMOVUPS      1152(DX), Y2
 	VPSRLW       $0x04, Y2, Y2
 	VPAND        Y2, Y0, Y2
-	VMOVUPS      800(DX), Y3
+	VMOVUPS      1184(DX), Y3
 	VPSRLW       $0x04, Y3, Y3
 	VPAND        Y3, Y0, Y3
-	VMOVUPS      832(DX), Y4
+	VMOVUPS      1216(DX), Y4
 	VPSRLW       $0x04, Y4, Y4
 	VPAND        Y4, Y0, Y4
-	VMOVUPS      864(DX), Y5
+	VMOVUPS      1248(DX), Y5
 	VPSRLW       $0x04, Y5, Y5
 	VPAND        Y5, Y0, Y5
-	VMOVUPS      896(DX), Y6
+	VMOVUPS      1280(DX), Y6
 	VPSRLW       $0x04, Y6, Y6
 	VPAND        Y6, Y0, Y6
-	VMOVUPS      928(DX), Y7
+	VMOVUPS      1312(DX), Y7
 	VPSRLW       $0x04, Y7, Y7
 	VPAND        Y7, Y0, Y7
-	VMOVUPS      960(DX), Y8
+	VMOVUPS      1344(DX), Y8
 	VPSRLW       $0x04, Y8, Y8
 	VPAND        Y8, Y0, Y8
-	VMOVUPS      992(DX), Y9
+	VMOVUPS      1376(DX), Y9
 	VPSRLW       $0x04, Y9, Y9
 	VPAND        Y9, Y0, Y9
-	VMOVUPS      1024(DX), Y13
+	VMOVUPS      128(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y2, Y2
-	VMOVUPS      1056(DX), Y13
+	VMOVUPS      160(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y3, Y3
-	VMOVUPS      1088(DX), Y13
+	VMOVUPS      192(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y4, Y4
-	VMOVUPS      1120(DX), Y13
+	VMOVUPS      224(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y5, Y5
-	VMOVUPS      1152(DX), Y13
+	VMOVUPS      256(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y6, Y6
-	VMOVUPS      1184(DX), Y13
+	VMOVUPS      288(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y7, Y7
-	VMOVUPS      1216(DX), Y13
+	VMOVUPS      320(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y8, Y8
-	VMOVUPS      1248(DX), Y13
+	VMOVUPS      352(DX), Y13
 	VPSRLW       $0x03, Y13, Y13
 	VPAND        Y1, Y13, Y13
 	VPOR         Y13, Y9, Y9
@@ -4746,7 +4828,7 @@ unitsdone:
 	RET
 
 // func panelQ6_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX2, F16C
+// Requires: AVX, AVX2, F16C, MMX+
 TEXT ·panelQ6_KAVX2(SB), NOSPLIT, $64-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -4760,543 +4842,570 @@ TEXT ·panelQ6_KAVX2(SB), NOSPLIT, $64-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   1536(DX), Y2
-	VPSLLD    $0x18, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1536(DX), Y2
-	VPSLLD    $0x10, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   (DX), Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   32(DX), Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   64(DX), Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   96(DX), Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   128(DX), Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   160(DX), Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   192(DX), Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   224(DX), Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1024(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1056(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1088(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1120(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1152(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1184(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1216(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1248(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000000, DI
-	JMP       rows
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	VMOVUPS    16(DX), Y2
+	VPSLLD     $0x18, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    16(DX), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    144(DX), Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    176(DX), Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    208(DX), Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    240(DX), Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    272(DX), Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    304(DX), Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    336(DX), Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    368(DX), Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    400(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    432(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    464(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    496(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    528(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    560(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    592(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    624(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000000, DI
+	JMP        rows
 
 block1:
-	VMOVUPS   1536(DX), Y2
-	VPSLLD    $0x08, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1536(DX), Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   256(DX), Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   288(DX), Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   320(DX), Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   352(DX), Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   384(DX), Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   416(DX), Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   448(DX), Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   480(DX), Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1024(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1056(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1088(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1120(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1152(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1184(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1216(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1248(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000001, DI
-	JMP       rows
+	PREFETCHT0 256(DX)
+	PREFETCHT0 320(DX)
+	PREFETCHT0 384(DX)
+	VMOVUPS    16(DX), Y2
+	VPSLLD     $0x08, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    16(DX), Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    656(DX), Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    688(DX), Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    720(DX), Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    752(DX), Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    784(DX), Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    816(DX), Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    848(DX), Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    880(DX), Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    400(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    432(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    464(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    496(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    528(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    560(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    592(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    624(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000001, DI
+	JMP        rows
 
 block2:
-	VMOVUPS   1568(DX), Y2
-	VPSLLD    $0x18, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1568(DX), Y2
-	VPSLLD    $0x10, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   (DX), Y2
-	VPSRLW    $0x04, Y2, Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   32(DX), Y3
-	VPSRLW    $0x04, Y3, Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   64(DX), Y4
-	VPSRLW    $0x04, Y4, Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   96(DX), Y5
-	VPSRLW    $0x04, Y5, Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   128(DX), Y6
-	VPSRLW    $0x04, Y6, Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   160(DX), Y7
-	VPSRLW    $0x04, Y7, Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   192(DX), Y8
-	VPSRLW    $0x04, Y8, Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   224(DX), Y9
-	VPSRLW    $0x04, Y9, Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1024(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1056(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1088(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1120(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1152(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1184(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1216(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1248(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000002, DI
-	JMP       rows
+	PREFETCHT0 448(DX)
+	PREFETCHT0 512(DX)
+	PREFETCHT0 576(DX)
+	VMOVUPS    48(DX), Y2
+	VPSLLD     $0x18, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    48(DX), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    144(DX), Y2
+	VPSRLW     $0x04, Y2, Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    176(DX), Y3
+	VPSRLW     $0x04, Y3, Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    208(DX), Y4
+	VPSRLW     $0x04, Y4, Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    240(DX), Y5
+	VPSRLW     $0x04, Y5, Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    272(DX), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    304(DX), Y7
+	VPSRLW     $0x04, Y7, Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    336(DX), Y8
+	VPSRLW     $0x04, Y8, Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    368(DX), Y9
+	VPSRLW     $0x04, Y9, Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    400(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    432(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    464(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    496(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    528(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    560(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    592(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    624(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000002, DI
+	JMP        rows
 
 block3:
-	VMOVUPS   1568(DX), Y2
-	VPSLLD    $0x08, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1568(DX), Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   256(DX), Y2
-	VPSRLW    $0x04, Y2, Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   288(DX), Y3
-	VPSRLW    $0x04, Y3, Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   320(DX), Y4
-	VPSRLW    $0x04, Y4, Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   352(DX), Y5
-	VPSRLW    $0x04, Y5, Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   384(DX), Y6
-	VPSRLW    $0x04, Y6, Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   416(DX), Y7
-	VPSRLW    $0x04, Y7, Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   448(DX), Y8
-	VPSRLW    $0x04, Y8, Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   480(DX), Y9
-	VPSRLW    $0x04, Y9, Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1024(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1056(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1088(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1120(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1152(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1184(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1216(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1248(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000003, DI
-	JMP       rows
+	PREFETCHT0 640(DX)
+	PREFETCHT0 704(DX)
+	PREFETCHT0 768(DX)
+	PREFETCHT0 832(DX)
+	VMOVUPS    48(DX), Y2
+	VPSLLD     $0x08, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    48(DX), Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    656(DX), Y2
+	VPSRLW     $0x04, Y2, Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    688(DX), Y3
+	VPSRLW     $0x04, Y3, Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    720(DX), Y4
+	VPSRLW     $0x04, Y4, Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    752(DX), Y5
+	VPSRLW     $0x04, Y5, Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    784(DX), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    816(DX), Y7
+	VPSRLW     $0x04, Y7, Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    848(DX), Y8
+	VPSRLW     $0x04, Y8, Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    880(DX), Y9
+	VPSRLW     $0x04, Y9, Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    400(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    432(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    464(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    496(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    528(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    560(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    592(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    624(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000003, DI
+	JMP        rows
 
 block4:
-	VMOVUPS   1600(DX), Y2
-	VPSLLD    $0x18, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1600(DX), Y2
-	VPSLLD    $0x10, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   512(DX), Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   544(DX), Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   576(DX), Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   608(DX), Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   640(DX), Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   672(DX), Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   704(DX), Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   736(DX), Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1280(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1312(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1344(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1376(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1408(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1440(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1472(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1504(DX), Y11
-	VPSLLW    $0x04, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000004, DI
-	JMP       rows
+	PREFETCHT0 896(DX)
+	PREFETCHT0 960(DX)
+	PREFETCHT0 1024(DX)
+	VMOVUPS    80(DX), Y2
+	VPSLLD     $0x18, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    80(DX), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    912(DX), Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    944(DX), Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    976(DX), Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    1008(DX), Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    1040(DX), Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    1072(DX), Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    1104(DX), Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    1136(DX), Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    1168(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    1200(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    1232(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    1264(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    1296(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    1328(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    1360(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    1392(DX), Y11
+	VPSLLW     $0x04, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000004, DI
+	JMP        rows
 
 block5:
-	VMOVUPS   1600(DX), Y2
-	VPSLLD    $0x08, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1600(DX), Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   768(DX), Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   800(DX), Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   832(DX), Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   864(DX), Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   896(DX), Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   928(DX), Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   960(DX), Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   992(DX), Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1280(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1312(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1344(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1376(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1408(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1440(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1472(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1504(DX), Y11
-	VPSLLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000005, DI
-	JMP       rows
+	PREFETCHT0 1088(DX)
+	PREFETCHT0 1152(DX)
+	PREFETCHT0 1216(DX)
+	VMOVUPS    80(DX), Y2
+	VPSLLD     $0x08, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    80(DX), Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    1424(DX), Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    1456(DX), Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    1488(DX), Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    1520(DX), Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    1552(DX), Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    1584(DX), Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    1616(DX), Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    1648(DX), Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    1168(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    1200(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    1232(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    1264(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    1296(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    1328(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    1360(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    1392(DX), Y11
+	VPSLLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000005, DI
+	JMP        rows
 
 block6:
-	VMOVUPS   1632(DX), Y2
-	VPSLLD    $0x18, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1632(DX), Y2
-	VPSLLD    $0x10, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   512(DX), Y2
-	VPSRLW    $0x04, Y2, Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   544(DX), Y3
-	VPSRLW    $0x04, Y3, Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   576(DX), Y4
-	VPSRLW    $0x04, Y4, Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   608(DX), Y5
-	VPSRLW    $0x04, Y5, Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   640(DX), Y6
-	VPSRLW    $0x04, Y6, Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   672(DX), Y7
-	VPSRLW    $0x04, Y7, Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   704(DX), Y8
-	VPSRLW    $0x04, Y8, Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   736(DX), Y9
-	VPSRLW    $0x04, Y9, Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1280(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1312(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1344(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1376(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1408(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1440(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1472(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1504(DX), Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000006, DI
-	JMP       rows
+	PREFETCHT0 1280(DX)
+	PREFETCHT0 1344(DX)
+	PREFETCHT0 1408(DX)
+	VMOVUPS    112(DX), Y2
+	VPSLLD     $0x18, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    112(DX), Y2
+	VPSLLD     $0x10, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    912(DX), Y2
+	VPSRLW     $0x04, Y2, Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    944(DX), Y3
+	VPSRLW     $0x04, Y3, Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    976(DX), Y4
+	VPSRLW     $0x04, Y4, Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    1008(DX), Y5
+	VPSRLW     $0x04, Y5, Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    1040(DX), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    1072(DX), Y7
+	VPSRLW     $0x04, Y7, Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    1104(DX), Y8
+	VPSRLW     $0x04, Y8, Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    1136(DX), Y9
+	VPSRLW     $0x04, Y9, Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    1168(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    1200(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    1232(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    1264(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    1296(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    1328(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    1360(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    1392(DX), Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000006, DI
+	JMP        rows
 
 block7:
-	VMOVUPS   1632(DX), Y2
-	VPSLLD    $0x08, Y2, Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, (SP)
-	VMOVUPS   1632(DX), Y2
-	VPSRAD    $0x18, Y2, Y2
-	VCVTPH2PS 1664(DX), Y3
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y3, Y2, Y2
-	VMOVUPS   Y2, 32(SP)
-	VMOVUPS   768(DX), Y2
-	VPSRLW    $0x04, Y2, Y2
-	VPAND     Y2, Y0, Y2
-	VMOVUPS   800(DX), Y3
-	VPSRLW    $0x04, Y3, Y3
-	VPAND     Y3, Y0, Y3
-	VMOVUPS   832(DX), Y4
-	VPSRLW    $0x04, Y4, Y4
-	VPAND     Y4, Y0, Y4
-	VMOVUPS   864(DX), Y5
-	VPSRLW    $0x04, Y5, Y5
-	VPAND     Y5, Y0, Y5
-	VMOVUPS   896(DX), Y6
-	VPSRLW    $0x04, Y6, Y6
-	VPAND     Y6, Y0, Y6
-	VMOVUPS   928(DX), Y7
-	VPSRLW    $0x04, Y7, Y7
-	VPAND     Y7, Y0, Y7
-	VMOVUPS   960(DX), Y8
-	VPSRLW    $0x04, Y8, Y8
-	VPAND     Y8, Y0, Y8
-	VMOVUPS   992(DX), Y9
-	VPSRLW    $0x04, Y9, Y9
-	VPAND     Y9, Y0, Y9
-	VMOVUPS   1280(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y2, Y2
-	VMOVUPS   1312(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y3, Y3
-	VMOVUPS   1344(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y4, Y4
-	VMOVUPS   1376(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y5, Y5
-	VMOVUPS   1408(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y6, Y6
-	VMOVUPS   1440(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y7, Y7
-	VMOVUPS   1472(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y8, Y8
-	VMOVUPS   1504(DX), Y11
-	VPSRLW    $0x02, Y11, Y11
-	VPAND     Y1, Y11, Y11
-	VPOR      Y11, Y9, Y9
-	MOVL      $0x00000007, DI
+	PREFETCHT0 1472(DX)
+	PREFETCHT0 1536(DX)
+	PREFETCHT0 1600(DX)
+	PREFETCHT0 1664(DX)
+	VMOVUPS    112(DX), Y2
+	VPSLLD     $0x08, Y2, Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, (SP)
+	VMOVUPS    112(DX), Y2
+	VPSRAD     $0x18, Y2, Y2
+	VCVTPH2PS  (DX), Y3
+	VCVTDQ2PS  Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMOVUPS    Y2, 32(SP)
+	VMOVUPS    1424(DX), Y2
+	VPSRLW     $0x04, Y2, Y2
+	VPAND      Y2, Y0, Y2
+	VMOVUPS    1456(DX), Y3
+	VPSRLW     $0x04, Y3, Y3
+	VPAND      Y3, Y0, Y3
+	VMOVUPS    1488(DX), Y4
+	VPSRLW     $0x04, Y4, Y4
+	VPAND      Y4, Y0, Y4
+	VMOVUPS    1520(DX), Y5
+	VPSRLW     $0x04, Y5, Y5
+	VPAND      Y5, Y0, Y5
+	VMOVUPS    1552(DX), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y6, Y0, Y6
+	VMOVUPS    1584(DX), Y7
+	VPSRLW     $0x04, Y7, Y7
+	VPAND      Y7, Y0, Y7
+	VMOVUPS    1616(DX), Y8
+	VPSRLW     $0x04, Y8, Y8
+	VPAND      Y8, Y0, Y8
+	VMOVUPS    1648(DX), Y9
+	VPSRLW     $0x04, Y9, Y9
+	VPAND      Y9, Y0, Y9
+	VMOVUPS    1168(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y2, Y2
+	VMOVUPS    1200(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y3, Y3
+	VMOVUPS    1232(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y4, Y4
+	VMOVUPS    1264(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y5, Y5
+	VMOVUPS    1296(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y6, Y6
+	VMOVUPS    1328(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y7, Y7
+	VMOVUPS    1360(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y8, Y8
+	VMOVUPS    1392(DX), Y11
+	VPSRLW     $0x02, Y11, Y11
+	VPAND      Y1, Y11, Y11
+	VPOR       Y11, Y9, Y9
+	MOVL       $0x00000007, DI
 
 rows:
 	MOVQ AX, R9
@@ -5612,15 +5721,15 @@ TEXT ·panelQ8_0AVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VPXORD    (DX), Z0, Z1
-	VPXORD    64(DX), Z0, Z2
-	VPXORD    128(DX), Z0, Z3
-	VPXORD    192(DX), Z0, Z4
-	VPXORD    256(DX), Z0, Z5
-	VPXORD    320(DX), Z0, Z6
-	VPXORD    384(DX), Z0, Z7
-	VPXORD    448(DX), Z0, Z8
-	VCVTPH2PS 512(DX), Z9
+	VPXORD    32(DX), Z0, Z1
+	VPXORD    96(DX), Z0, Z2
+	VPXORD    160(DX), Z0, Z3
+	VPXORD    224(DX), Z0, Z4
+	VPXORD    288(DX), Z0, Z5
+	VPXORD    352(DX), Z0, Z6
+	VPXORD    416(DX), Z0, Z7
+	VPXORD    480(DX), Z0, Z8
+	VCVTPH2PS (DX), Z9
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -5702,23 +5811,23 @@ TEXT ·panelQ4_0AVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   (DX), Z5
+	VCVTPH2PS (DX), Z9
+	VMOVUPS   32(DX), Z5
 	VPANDD    Z5, Z0, Z1
 	VPSRLW    $0x04, Z5, Z5
 	VPANDD    Z5, Z0, Z5
-	VMOVUPS   64(DX), Z6
+	VMOVUPS   96(DX), Z6
 	VPANDD    Z6, Z0, Z2
 	VPSRLW    $0x04, Z6, Z6
 	VPANDD    Z6, Z0, Z6
-	VMOVUPS   128(DX), Z7
+	VMOVUPS   160(DX), Z7
 	VPANDD    Z7, Z0, Z3
 	VPSRLW    $0x04, Z7, Z7
 	VPANDD    Z7, Z0, Z7
-	VMOVUPS   192(DX), Z8
+	VMOVUPS   224(DX), Z8
 	VPANDD    Z8, Z0, Z4
 	VPSRLW    $0x04, Z8, Z8
 	VPANDD    Z8, Z0, Z8
-	VCVTPH2PS 256(DX), Z9
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -5800,24 +5909,24 @@ TEXT ·panelQ4_1AVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS   (DX), Z5
+	VCVTPH2PS (DX), Z9
+	VCVTPH2PS 32(DX), Z10
+	VMOVUPS   64(DX), Z5
 	VPANDD    Z5, Z0, Z1
 	VPSRLW    $0x04, Z5, Z5
 	VPANDD    Z5, Z0, Z5
-	VMOVUPS   64(DX), Z6
+	VMOVUPS   128(DX), Z6
 	VPANDD    Z6, Z0, Z2
 	VPSRLW    $0x04, Z6, Z6
 	VPANDD    Z6, Z0, Z6
-	VMOVUPS   128(DX), Z7
+	VMOVUPS   192(DX), Z7
 	VPANDD    Z7, Z0, Z3
 	VPSRLW    $0x04, Z7, Z7
 	VPANDD    Z7, Z0, Z7
-	VMOVUPS   192(DX), Z8
+	VMOVUPS   256(DX), Z8
 	VPANDD    Z8, Z0, Z4
 	VPSRLW    $0x04, Z8, Z8
 	VPANDD    Z8, Z0, Z8
-	VCVTPH2PS 256(DX), Z9
-	VCVTPH2PS 288(DX), Z10
 	MOVL      $0x00000000, DI
 	MOVQ      AX, R8
 	MOVQ      BX, DI
@@ -5906,46 +6015,46 @@ TEXT ·panelQ5_0AVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS    (DX), Z6
+	VCVTPH2PS  (DX), Z10
+	VMOVUPS    96(DX), Z6
 	VPANDD     Z6, Z0, Z2
 	VPSRLW     $0x04, Z6, Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    64(DX), Z7
+	VMOVUPS    160(DX), Z7
 	VPANDD     Z7, Z0, Z3
 	VPSRLW     $0x04, Z7, Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    128(DX), Z8
+	VMOVUPS    224(DX), Z8
 	VPANDD     Z8, Z0, Z4
 	VPSRLW     $0x04, Z8, Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    192(DX), Z9
+	VMOVUPS    288(DX), Z9
 	VPANDD     Z9, Z0, Z5
 	VPSRLW     $0x04, Z9, Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x04, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z2
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x03, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z3
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x02, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z4
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x01, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z5
-	VMOVUPS    256(DX), Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z6
-	VMOVUPS    256(DX), Z10
-	VPSRLW     $0x01, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z7
-	VMOVUPS    256(DX), Z10
-	VPSRLW     $0x02, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z8
-	VMOVUPS    256(DX), Z10
-	VPSRLW     $0x03, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z9
-	VCVTPH2PS  320(DX), Z10
+	VMOVUPS    32(DX), Z11
+	VPSLLW     $0x04, Z11, Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z2
+	VMOVUPS    32(DX), Z11
+	VPSLLW     $0x03, Z11, Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z3
+	VMOVUPS    32(DX), Z11
+	VPSLLW     $0x02, Z11, Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z4
+	VMOVUPS    32(DX), Z11
+	VPSLLW     $0x01, Z11, Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z5
+	VMOVUPS    32(DX), Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z6
+	VMOVUPS    32(DX), Z11
+	VPSRLW     $0x01, Z11, Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z7
+	VMOVUPS    32(DX), Z11
+	VPSRLW     $0x02, Z11, Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z8
+	VMOVUPS    32(DX), Z11
+	VPSRLW     $0x03, Z11, Z11
+	VPTERNLOGD $0xf8, Z1, Z11, Z9
 	MOVL       $0x00000000, DI
 	MOVQ       AX, R8
 	MOVQ       BX, DI
@@ -6028,47 +6137,47 @@ TEXT ·panelQ5_1AVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS    (DX), Z6
+	VCVTPH2PS  (DX), Z10
+	VCVTPH2PS  32(DX), Z11
+	VMOVUPS    128(DX), Z6
 	VPANDD     Z6, Z0, Z2
 	VPSRLW     $0x04, Z6, Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    64(DX), Z7
+	VMOVUPS    192(DX), Z7
 	VPANDD     Z7, Z0, Z3
 	VPSRLW     $0x04, Z7, Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    128(DX), Z8
+	VMOVUPS    256(DX), Z8
 	VPANDD     Z8, Z0, Z4
 	VPSRLW     $0x04, Z8, Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    192(DX), Z9
+	VMOVUPS    320(DX), Z9
 	VPANDD     Z9, Z0, Z5
 	VPSRLW     $0x04, Z9, Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x04, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z2
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x03, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z3
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x02, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z4
-	VMOVUPS    256(DX), Z10
-	VPSLLW     $0x01, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z5
-	VMOVUPS    256(DX), Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z6
-	VMOVUPS    256(DX), Z10
-	VPSRLW     $0x01, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z7
-	VMOVUPS    256(DX), Z10
-	VPSRLW     $0x02, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z8
-	VMOVUPS    256(DX), Z10
-	VPSRLW     $0x03, Z10, Z10
-	VPTERNLOGD $0xf8, Z1, Z10, Z9
-	VCVTPH2PS  320(DX), Z10
-	VCVTPH2PS  352(DX), Z11
+	VMOVUPS    64(DX), Z12
+	VPSLLW     $0x04, Z12, Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z2
+	VMOVUPS    64(DX), Z12
+	VPSLLW     $0x03, Z12, Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z3
+	VMOVUPS    64(DX), Z12
+	VPSLLW     $0x02, Z12, Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z4
+	VMOVUPS    64(DX), Z12
+	VPSLLW     $0x01, Z12, Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z5
+	VMOVUPS    64(DX), Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z6
+	VMOVUPS    64(DX), Z12
+	VPSRLW     $0x01, Z12, Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z7
+	VMOVUPS    64(DX), Z12
+	VPSRLW     $0x02, Z12, Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z8
+	VMOVUPS    64(DX), Z12
+	VPSRLW     $0x03, Z12, Z12
+	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000000, DI
 	MOVQ       AX, R8
 	MOVQ       BX, DI
@@ -6157,23 +6266,23 @@ TEXT ·panelIQ4_NLAVX512(SB), NOSPLIT, $0-40
 	JZ              unitsdone
 
 units:
-	VMOVUPS   (DX), Z6
+	VCVTPH2PS (DX), Z10
+	VMOVUPS   32(DX), Z6
 	VPANDD    Z6, Z0, Z2
 	VPSRLW    $0x04, Z6, Z6
 	VPANDD    Z6, Z0, Z6
-	VMOVUPS   64(DX), Z7
+	VMOVUPS   96(DX), Z7
 	VPANDD    Z7, Z0, Z3
 	VPSRLW    $0x04, Z7, Z7
 	VPANDD    Z7, Z0, Z7
-	VMOVUPS   128(DX), Z8
+	VMOVUPS   160(DX), Z8
 	VPANDD    Z8, Z0, Z4
 	VPSRLW    $0x04, Z8, Z8
 	VPANDD    Z8, Z0, Z8
-	VMOVUPS   192(DX), Z9
+	VMOVUPS   224(DX), Z9
 	VPANDD    Z9, Z0, Z5
 	VPSRLW    $0x04, Z9, Z9
 	VPANDD    Z9, Z0, Z9
-	VCVTPH2PS 256(DX), Z10
 	VPSHUFB   Z2, Z1, Z2
 	VPSHUFB   Z3, Z1, Z3
 	VPSHUFB   Z4, Z1, Z4
@@ -6257,7 +6366,7 @@ DATA iq4NLUnsigned<>+12(SB)/4, $0xf1d9c5b5
 GLOBL iq4NLUnsigned<>(SB), RODATA|NOPTR, $16
 
 // func panelIQ4_XSAVX512(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·panelIQ4_XSAVX512(SB), NOSPLIT, $0-40
 	MOVQ            c+0(FP), AX
 	MOVQ            x+8(FP), CX
@@ -6270,29 +6379,34 @@ TEXT ·panelIQ4_XSAVX512(SB), NOSPLIT, $0-40
 	JZ              unitsdone
 
 units:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  (DX)
+	PREFETCHT0  64(DX)
+	PREFETCHT0  128(DX)
+	PREFETCHT0  192(DX)
+	PREFETCHT0  256(DX)
+	VMOVUPS     64(DX), Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPSLLD      $0x04, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     (DX), Z6
+	VMOVUPS     128(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     64(DX), Z7
+	VMOVUPS     192(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     128(DX), Z8
+	VMOVUPS     256(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     192(DX), Z9
+	VMOVUPS     320(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6308,30 +6422,34 @@ units:
 	JMP         rows
 
 block1:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  320(DX)
+	PREFETCHT0  384(DX)
+	PREFETCHT0  448(DX)
+	PREFETCHT0  512(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x04, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPSLLD      $0x02, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     256(DX), Z6
+	VMOVUPS     384(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     320(DX), Z7
+	VMOVUPS     448(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     384(DX), Z8
+	VMOVUPS     512(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     448(DX), Z9
+	VMOVUPS     576(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6347,29 +6465,33 @@ block1:
 	JMP         rows
 
 block2:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  576(DX)
+	PREFETCHT0  640(DX)
+	PREFETCHT0  704(DX)
+	PREFETCHT0  768(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x08, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     512(DX), Z6
+	VMOVUPS     640(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     576(DX), Z7
+	VMOVUPS     704(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     640(DX), Z8
+	VMOVUPS     768(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     704(DX), Z9
+	VMOVUPS     832(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6385,30 +6507,34 @@ block2:
 	JMP         rows
 
 block3:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  832(DX)
+	PREFETCHT0  896(DX)
+	PREFETCHT0  960(DX)
+	PREFETCHT0  1024(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x0c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPSRLD      $0x02, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     768(DX), Z6
+	VMOVUPS     896(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     832(DX), Z7
+	VMOVUPS     960(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     896(DX), Z8
+	VMOVUPS     1024(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     960(DX), Z9
+	VMOVUPS     1088(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6424,30 +6550,35 @@ block3:
 	JMP         rows
 
 block4:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  1088(DX)
+	PREFETCHT0  1152(DX)
+	PREFETCHT0  1216(DX)
+	PREFETCHT0  1280(DX)
+	PREFETCHT0  1344(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x10, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPSRLD      $0x04, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1024(DX), Z6
+	VMOVUPS     1152(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1088(DX), Z7
+	VMOVUPS     1216(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1152(DX), Z8
+	VMOVUPS     1280(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1216(DX), Z9
+	VMOVUPS     1344(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6463,30 +6594,34 @@ block4:
 	JMP         rows
 
 block5:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  1408(DX)
+	PREFETCHT0  1472(DX)
+	PREFETCHT0  1536(DX)
+	PREFETCHT0  1600(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x14, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPSRLD      $0x06, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1280(DX), Z6
+	VMOVUPS     1408(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1344(DX), Z7
+	VMOVUPS     1472(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1408(DX), Z8
+	VMOVUPS     1536(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1472(DX), Z9
+	VMOVUPS     1600(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6502,30 +6637,34 @@ block5:
 	JMP         rows
 
 block6:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  1664(DX)
+	PREFETCHT0  1728(DX)
+	PREFETCHT0  1792(DX)
+	PREFETCHT0  1856(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x18, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPSRLD      $0x08, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1536(DX), Z6
+	VMOVUPS     1664(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1600(DX), Z7
+	VMOVUPS     1728(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1664(DX), Z8
+	VMOVUPS     1792(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1728(DX), Z9
+	VMOVUPS     1856(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6541,30 +6680,34 @@ block6:
 	JMP         rows
 
 block7:
-	VMOVUPS     2048(DX), Z2
+	PREFETCHT0  1920(DX)
+	PREFETCHT0  1984(DX)
+	PREFETCHT0  2048(DX)
+	PREFETCHT0  2112(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x1c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VPMOVZXWD   2144(DX), Z3
+	VPMOVZXWD   32(DX), Z3
 	VPSRLD      $0x0a, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   2112(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1792(DX), Z6
+	VMOVUPS     1920(DX), Z6
 	VPANDD      Z6, Z0, Z2
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1856(DX), Z7
+	VMOVUPS     1984(DX), Z7
 	VPANDD      Z7, Z0, Z3
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1920(DX), Z8
+	VMOVUPS     2048(DX), Z8
 	VPANDD      Z8, Z0, Z4
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1984(DX), Z9
+	VMOVUPS     2112(DX), Z9
 	VPANDD      Z9, Z0, Z5
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
@@ -6661,7 +6804,7 @@ unitsdone:
 	RET
 
 // func panelQ2_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·panelQ2_KAVX512(SB), NOSPLIT, $0-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -6673,412 +6816,433 @@ TEXT ·panelQ2_KAVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS     1024(DX), Z1
+	PREFETCHT0  (DX)
+	PREFETCHT0  64(DX)
+	PREFETCHT0  128(DX)
+	VMOVUPS     64(DX), Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x04, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x08, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x0c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     (DX), Z1
+	VMOVUPS     320(DX), Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     64(DX), Z2
+	VMOVUPS     384(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     128(DX), Z3
+	VMOVUPS     448(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     192(DX), Z4
+	VMOVUPS     512(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     256(DX), Z5
+	VMOVUPS     576(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     320(DX), Z6
+	VMOVUPS     640(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     384(DX), Z7
+	VMOVUPS     704(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     448(DX), Z8
+	VMOVUPS     768(DX), Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000000, DI
 	JMP         rows
 
 block1:
-	VMOVUPS     1024(DX), Z1
+	PREFETCHT0  192(DX)
+	PREFETCHT0  256(DX)
+	PREFETCHT0  320(DX)
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x10, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x14, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x18, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x1c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     (DX), Z1
+	VMOVUPS     320(DX), Z1
 	VPSRLW      $0x02, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     64(DX), Z2
+	VMOVUPS     384(DX), Z2
 	VPSRLW      $0x02, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     128(DX), Z3
+	VMOVUPS     448(DX), Z3
 	VPSRLW      $0x02, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     192(DX), Z4
+	VMOVUPS     512(DX), Z4
 	VPSRLW      $0x02, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     256(DX), Z5
+	VMOVUPS     576(DX), Z5
 	VPSRLW      $0x02, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     320(DX), Z6
+	VMOVUPS     640(DX), Z6
 	VPSRLW      $0x02, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     384(DX), Z7
+	VMOVUPS     704(DX), Z7
 	VPSRLW      $0x02, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     448(DX), Z8
+	VMOVUPS     768(DX), Z8
 	VPSRLW      $0x02, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000001, DI
 	JMP         rows
 
 block2:
-	VMOVUPS     1088(DX), Z1
+	PREFETCHT0  384(DX)
+	PREFETCHT0  448(DX)
+	VMOVUPS     128(DX), Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1088(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x04, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1088(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x08, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1088(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x0c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     (DX), Z1
+	VMOVUPS     320(DX), Z1
 	VPSRLW      $0x04, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     64(DX), Z2
+	VMOVUPS     384(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     128(DX), Z3
+	VMOVUPS     448(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     192(DX), Z4
+	VMOVUPS     512(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     256(DX), Z5
+	VMOVUPS     576(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     320(DX), Z6
+	VMOVUPS     640(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     384(DX), Z7
+	VMOVUPS     704(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     448(DX), Z8
+	VMOVUPS     768(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000002, DI
 	JMP         rows
 
 block3:
-	VMOVUPS     1088(DX), Z1
+	PREFETCHT0  512(DX)
+	PREFETCHT0  576(DX)
+	PREFETCHT0  640(DX)
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x10, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1088(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x14, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1088(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x18, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1088(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x1c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     (DX), Z1
+	VMOVUPS     320(DX), Z1
 	VPSRLW      $0x06, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     64(DX), Z2
+	VMOVUPS     384(DX), Z2
 	VPSRLW      $0x06, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     128(DX), Z3
+	VMOVUPS     448(DX), Z3
 	VPSRLW      $0x06, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     192(DX), Z4
+	VMOVUPS     512(DX), Z4
 	VPSRLW      $0x06, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     256(DX), Z5
+	VMOVUPS     576(DX), Z5
 	VPSRLW      $0x06, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     320(DX), Z6
+	VMOVUPS     640(DX), Z6
 	VPSRLW      $0x06, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     384(DX), Z7
+	VMOVUPS     704(DX), Z7
 	VPSRLW      $0x06, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     448(DX), Z8
+	VMOVUPS     768(DX), Z8
 	VPSRLW      $0x06, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000003, DI
 	JMP         rows
 
 block4:
-	VMOVUPS     1152(DX), Z1
+	PREFETCHT0  704(DX)
+	PREFETCHT0  768(DX)
+	PREFETCHT0  832(DX)
+	VMOVUPS     192(DX), Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1152(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x04, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1152(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x08, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1152(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x0c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     512(DX), Z1
+	VMOVUPS     832(DX), Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     576(DX), Z2
+	VMOVUPS     896(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     640(DX), Z3
+	VMOVUPS     960(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     704(DX), Z4
+	VMOVUPS     1024(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     768(DX), Z5
+	VMOVUPS     1088(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     832(DX), Z6
+	VMOVUPS     1152(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     896(DX), Z7
+	VMOVUPS     1216(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     960(DX), Z8
+	VMOVUPS     1280(DX), Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000004, DI
 	JMP         rows
 
 block5:
-	VMOVUPS     1152(DX), Z1
+	PREFETCHT0  896(DX)
+	PREFETCHT0  960(DX)
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x10, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1152(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x14, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1152(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x18, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1152(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x1c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     512(DX), Z1
+	VMOVUPS     832(DX), Z1
 	VPSRLW      $0x02, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     576(DX), Z2
+	VMOVUPS     896(DX), Z2
 	VPSRLW      $0x02, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     640(DX), Z3
+	VMOVUPS     960(DX), Z3
 	VPSRLW      $0x02, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     704(DX), Z4
+	VMOVUPS     1024(DX), Z4
 	VPSRLW      $0x02, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     768(DX), Z5
+	VMOVUPS     1088(DX), Z5
 	VPSRLW      $0x02, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     832(DX), Z6
+	VMOVUPS     1152(DX), Z6
 	VPSRLW      $0x02, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     896(DX), Z7
+	VMOVUPS     1216(DX), Z7
 	VPSRLW      $0x02, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     960(DX), Z8
+	VMOVUPS     1280(DX), Z8
 	VPSRLW      $0x02, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000005, DI
 	JMP         rows
 
 block6:
-	VMOVUPS     1216(DX), Z1
+	PREFETCHT0  1024(DX)
+	PREFETCHT0  1088(DX)
+	PREFETCHT0  1152(DX)
+	VMOVUPS     256(DX), Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1216(DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPSRLD      $0x04, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1216(DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPSRLD      $0x08, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1216(DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPSRLD      $0x0c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     512(DX), Z1
+	VMOVUPS     832(DX), Z1
 	VPSRLW      $0x04, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     576(DX), Z2
+	VMOVUPS     896(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     640(DX), Z3
+	VMOVUPS     960(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     704(DX), Z4
+	VMOVUPS     1024(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     768(DX), Z5
+	VMOVUPS     1088(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     832(DX), Z6
+	VMOVUPS     1152(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     896(DX), Z7
+	VMOVUPS     1216(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     960(DX), Z8
+	VMOVUPS     1280(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000006, DI
 	JMP         rows
 
 block7:
-	VMOVUPS     1216(DX), Z1
+	PREFETCHT0  1216(DX)
+	PREFETCHT0  1280(DX)
+	VMOVUPS     256(DX), Z1
 	VPSRLD      $0x10, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     1216(DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPSRLD      $0x14, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z11
-	VMOVUPS     1216(DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPSRLD      $0x18, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1280(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1216(DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPSRLD      $0x1c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VCVTPH2PS   1312(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z12
-	VMOVUPS     512(DX), Z1
+	VMOVUPS     832(DX), Z1
 	VPSRLW      $0x06, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     576(DX), Z2
+	VMOVUPS     896(DX), Z2
 	VPSRLW      $0x06, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     640(DX), Z3
+	VMOVUPS     960(DX), Z3
 	VPSRLW      $0x06, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     704(DX), Z4
+	VMOVUPS     1024(DX), Z4
 	VPSRLW      $0x06, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     768(DX), Z5
+	VMOVUPS     1088(DX), Z5
 	VPSRLW      $0x06, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     832(DX), Z6
+	VMOVUPS     1152(DX), Z6
 	VPSRLW      $0x06, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     896(DX), Z7
+	VMOVUPS     1216(DX), Z7
 	VPSRLW      $0x06, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     960(DX), Z8
+	VMOVUPS     1280(DX), Z8
 	VPSRLW      $0x06, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000007, DI
@@ -7190,7 +7354,7 @@ unitsdone:
 	RET
 
 // func panelQ3_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·panelQ3_KAVX512(SB), NOSPLIT, $0-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -7203,565 +7367,593 @@ TEXT ·panelQ3_KAVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS     1536(DX), Z2
+	PREFETCHT0  (DX)
+	PREFETCHT0  64(DX)
+	PREFETCHT0  128(DX)
+	PREFETCHT0  192(DX)
+	VMOVUPS     32(DX), Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSLLD      $0x04, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1536(DX), Z2
+	VMOVUPS     32(DX), Z2
 	VPSRLD      $0x08, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x04, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     (DX), Z2
+	VMOVUPS     736(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     64(DX), Z3
+	VMOVUPS     800(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     128(DX), Z4
+	VMOVUPS     864(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     192(DX), Z5
+	VMOVUPS     928(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     256(DX), Z6
+	VMOVUPS     992(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     320(DX), Z7
+	VMOVUPS     1056(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     384(DX), Z8
+	VMOVUPS     1120(DX), Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     448(DX), Z9
+	VMOVUPS     1184(DX), Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000000, DI
 	JMP         rows
 
 block1:
-	VMOVUPS     1536(DX), Z2
+	PREFETCHT0  256(DX)
+	PREFETCHT0  320(DX)
+	PREFETCHT0  384(DX)
+	VMOVUPS     32(DX), Z2
 	VPSRLD      $0x10, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x0c, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1536(DX), Z2
+	VMOVUPS     32(DX), Z2
 	VPSRLD      $0x18, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x14, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     (DX), Z2
+	VMOVUPS     736(DX), Z2
 	VPSRLW      $0x02, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     64(DX), Z3
+	VMOVUPS     800(DX), Z3
 	VPSRLW      $0x02, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     128(DX), Z4
+	VMOVUPS     864(DX), Z4
 	VPSRLW      $0x02, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     192(DX), Z5
+	VMOVUPS     928(DX), Z5
 	VPSRLW      $0x02, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     256(DX), Z6
+	VMOVUPS     992(DX), Z6
 	VPSRLW      $0x02, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     320(DX), Z7
+	VMOVUPS     1056(DX), Z7
 	VPSRLW      $0x02, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     384(DX), Z8
+	VMOVUPS     1120(DX), Z8
 	VPSRLW      $0x02, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     448(DX), Z9
+	VMOVUPS     1184(DX), Z9
 	VPSRLW      $0x02, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000001, DI
 	JMP         rows
 
 block2:
-	VMOVUPS     1600(DX), Z2
+	PREFETCHT0  448(DX)
+	PREFETCHT0  512(DX)
+	PREFETCHT0  576(DX)
+	PREFETCHT0  640(DX)
+	VMOVUPS     96(DX), Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSLLD      $0x02, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1600(DX), Z2
+	VMOVUPS     96(DX), Z2
 	VPSRLD      $0x08, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x06, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     (DX), Z2
+	VMOVUPS     736(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     64(DX), Z3
+	VMOVUPS     800(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     128(DX), Z4
+	VMOVUPS     864(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     192(DX), Z5
+	VMOVUPS     928(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     256(DX), Z6
+	VMOVUPS     992(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     320(DX), Z7
+	VMOVUPS     1056(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     384(DX), Z8
+	VMOVUPS     1120(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     448(DX), Z9
+	VMOVUPS     1184(DX), Z9
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000002, DI
 	JMP         rows
 
 block3:
-	VMOVUPS     1600(DX), Z2
+	PREFETCHT0  704(DX)
+	PREFETCHT0  768(DX)
+	PREFETCHT0  832(DX)
+	VMOVUPS     96(DX), Z2
 	VPSRLD      $0x10, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x0e, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1600(DX), Z2
+	VMOVUPS     96(DX), Z2
 	VPSRLD      $0x18, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x16, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     (DX), Z2
+	VMOVUPS     736(DX), Z2
 	VPSRLW      $0x06, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     64(DX), Z3
+	VMOVUPS     800(DX), Z3
 	VPSRLW      $0x06, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     128(DX), Z4
+	VMOVUPS     864(DX), Z4
 	VPSRLW      $0x06, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     192(DX), Z5
+	VMOVUPS     928(DX), Z5
 	VPSRLW      $0x06, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     256(DX), Z6
+	VMOVUPS     992(DX), Z6
 	VPSRLW      $0x06, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     320(DX), Z7
+	VMOVUPS     1056(DX), Z7
 	VPSRLW      $0x06, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     384(DX), Z8
+	VMOVUPS     1120(DX), Z8
 	VPSRLW      $0x06, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     448(DX), Z9
+	VMOVUPS     1184(DX), Z9
 	VPSRLW      $0x06, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000003, DI
 	JMP         rows
 
 block4:
-	VMOVUPS     1536(DX), Z2
+	PREFETCHT0  896(DX)
+	PREFETCHT0  960(DX)
+	PREFETCHT0  1024(DX)
+	PREFETCHT0  1088(DX)
+	VMOVUPS     32(DX), Z2
 	VPSRLD      $0x04, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1536(DX), Z2
+	VMOVUPS     32(DX), Z2
 	VPSRLD      $0x0c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x08, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     512(DX), Z2
+	VMOVUPS     1248(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     576(DX), Z3
+	VMOVUPS     1312(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     640(DX), Z4
+	VMOVUPS     1376(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     704(DX), Z5
+	VMOVUPS     1440(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     768(DX), Z6
+	VMOVUPS     1504(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     832(DX), Z7
+	VMOVUPS     1568(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     896(DX), Z8
+	VMOVUPS     1632(DX), Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     960(DX), Z9
+	VMOVUPS     1696(DX), Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000004, DI
 	JMP         rows
 
 block5:
-	VMOVUPS     1536(DX), Z2
+	PREFETCHT0  1152(DX)
+	PREFETCHT0  1216(DX)
+	PREFETCHT0  1280(DX)
+	VMOVUPS     32(DX), Z2
 	VPSRLD      $0x14, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x10, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1536(DX), Z2
+	VMOVUPS     32(DX), Z2
 	VPSRLD      $0x1c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x18, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     512(DX), Z2
+	VMOVUPS     1248(DX), Z2
 	VPSRLW      $0x02, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     576(DX), Z3
+	VMOVUPS     1312(DX), Z3
 	VPSRLW      $0x02, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     640(DX), Z4
+	VMOVUPS     1376(DX), Z4
 	VPSRLW      $0x02, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     704(DX), Z5
+	VMOVUPS     1440(DX), Z5
 	VPSRLW      $0x02, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     768(DX), Z6
+	VMOVUPS     1504(DX), Z6
 	VPSRLW      $0x02, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     832(DX), Z7
+	VMOVUPS     1568(DX), Z7
 	VPSRLW      $0x02, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     896(DX), Z8
+	VMOVUPS     1632(DX), Z8
 	VPSRLW      $0x02, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     960(DX), Z9
+	VMOVUPS     1696(DX), Z9
 	VPSRLW      $0x02, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000005, DI
 	JMP         rows
 
 block6:
-	VMOVUPS     1600(DX), Z2
+	PREFETCHT0  1344(DX)
+	PREFETCHT0  1408(DX)
+	PREFETCHT0  1472(DX)
+	PREFETCHT0  1536(DX)
+	VMOVUPS     96(DX), Z2
 	VPSRLD      $0x04, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x02, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1600(DX), Z2
+	VMOVUPS     96(DX), Z2
 	VPSRLD      $0x0c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x0a, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     512(DX), Z2
+	VMOVUPS     1248(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     576(DX), Z3
+	VMOVUPS     1312(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     640(DX), Z4
+	VMOVUPS     1376(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     704(DX), Z5
+	VMOVUPS     1440(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     768(DX), Z6
+	VMOVUPS     1504(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     832(DX), Z7
+	VMOVUPS     1568(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     896(DX), Z8
+	VMOVUPS     1632(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     960(DX), Z9
+	VMOVUPS     1696(DX), Z9
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPSRLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000006, DI
 	JMP         rows
 
 block7:
-	VMOVUPS     1600(DX), Z2
+	PREFETCHT0  1600(DX)
+	PREFETCHT0  1664(DX)
+	PREFETCHT0  1728(DX)
+	VMOVUPS     96(DX), Z2
 	VPSRLD      $0x14, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x12, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     1600(DX), Z2
+	VMOVUPS     96(DX), Z2
 	VPSRLD      $0x1c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     160(DX), Z3
 	VPSRLD      $0x1a, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
 	VPSUBD.BCST word00000020<>+0(SB), Z2, Z2
-	VCVTPH2PS   1728(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     512(DX), Z2
+	VMOVUPS     1248(DX), Z2
 	VPSRLW      $0x06, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     576(DX), Z3
+	VMOVUPS     1312(DX), Z3
 	VPSRLW      $0x06, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     640(DX), Z4
+	VMOVUPS     1376(DX), Z4
 	VPSRLW      $0x06, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     704(DX), Z5
+	VMOVUPS     1440(DX), Z5
 	VPSRLW      $0x06, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     768(DX), Z6
+	VMOVUPS     1504(DX), Z6
 	VPSRLW      $0x06, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     832(DX), Z7
+	VMOVUPS     1568(DX), Z7
 	VPSRLW      $0x06, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     896(DX), Z8
+	VMOVUPS     1632(DX), Z8
 	VPSRLW      $0x06, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     960(DX), Z9
+	VMOVUPS     1696(DX), Z9
 	VPSRLW      $0x06, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     1024(DX), Z12
+	VMOVUPS     224(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     1088(DX), Z12
+	VMOVUPS     288(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     1152(DX), Z12
+	VMOVUPS     352(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     1216(DX), Z12
+	VMOVUPS     416(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     1280(DX), Z12
+	VMOVUPS     480(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     1344(DX), Z12
+	VMOVUPS     544(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     1408(DX), Z12
+	VMOVUPS     608(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     1472(DX), Z12
+	VMOVUPS     672(DX), Z12
 	VPSRLW      $0x05, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000007, DI
@@ -7861,7 +8053,7 @@ unitsdone:
 	RET
 
 // func panelQ4_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·panelQ4_KAVX512(SB), NOSPLIT, $0-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -7873,325 +8065,361 @@ TEXT ·panelQ4_KAVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS     2048(DX), Z1
+	PREFETCHT0  (DX)
+	PREFETCHT0  64(DX)
+	PREFETCHT0  128(DX)
+	PREFETCHT0  192(DX)
+	PREFETCHT0  256(DX)
+	VMOVUPS     64(DX), Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2112(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     (DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     64(DX), Z2
+	VMOVUPS     320(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     128(DX), Z3
+	VMOVUPS     384(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     192(DX), Z4
+	VMOVUPS     448(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     256(DX), Z5
+	VMOVUPS     512(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     320(DX), Z6
+	VMOVUPS     576(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     384(DX), Z7
+	VMOVUPS     640(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     448(DX), Z8
+	VMOVUPS     704(DX), Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000000, DI
 	JMP         rows
 
 block1:
-	VMOVUPS     2048(DX), Z1
+	PREFETCHT0  320(DX)
+	PREFETCHT0  384(DX)
+	PREFETCHT0  448(DX)
+	PREFETCHT0  512(DX)
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x08, Z1, Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2112(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x08, Z1, Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     (DX), Z1
+	VMOVUPS     256(DX), Z1
 	VPSRLW      $0x04, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     64(DX), Z2
+	VMOVUPS     320(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     128(DX), Z3
+	VMOVUPS     384(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     192(DX), Z4
+	VMOVUPS     448(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     256(DX), Z5
+	VMOVUPS     512(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     320(DX), Z6
+	VMOVUPS     576(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     384(DX), Z7
+	VMOVUPS     640(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     448(DX), Z8
+	VMOVUPS     704(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000001, DI
 	JMP         rows
 
 block2:
-	VMOVUPS     2048(DX), Z1
+	PREFETCHT0  576(DX)
+	PREFETCHT0  640(DX)
+	PREFETCHT0  704(DX)
+	PREFETCHT0  768(DX)
+	PREFETCHT0  832(DX)
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x10, Z1, Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2112(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x10, Z1, Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     512(DX), Z1
+	VMOVUPS     768(DX), Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     576(DX), Z2
+	VMOVUPS     832(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     640(DX), Z3
+	VMOVUPS     896(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     704(DX), Z4
+	VMOVUPS     960(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     768(DX), Z5
+	VMOVUPS     1024(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     832(DX), Z6
+	VMOVUPS     1088(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     896(DX), Z7
+	VMOVUPS     1152(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     960(DX), Z8
+	VMOVUPS     1216(DX), Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000002, DI
 	JMP         rows
 
 block3:
-	VMOVUPS     2048(DX), Z1
+	PREFETCHT0  896(DX)
+	PREFETCHT0  960(DX)
+	PREFETCHT0  1024(DX)
+	PREFETCHT0  1088(DX)
+	VMOVUPS     64(DX), Z1
 	VPSRLD      $0x18, Z1, Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2112(DX), Z1
+	VMOVUPS     128(DX), Z1
 	VPSRLD      $0x18, Z1, Z1
 	VPANDD.BCST word0000003f<>+0(SB), Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     512(DX), Z1
+	VMOVUPS     768(DX), Z1
 	VPSRLW      $0x04, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     576(DX), Z2
+	VMOVUPS     832(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     640(DX), Z3
+	VMOVUPS     896(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     704(DX), Z4
+	VMOVUPS     960(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     768(DX), Z5
+	VMOVUPS     1024(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     832(DX), Z6
+	VMOVUPS     1088(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     896(DX), Z7
+	VMOVUPS     1152(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     960(DX), Z8
+	VMOVUPS     1216(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000003, DI
 	JMP         rows
 
 block4:
-	VMOVUPS     2176(DX), Z1
+	PREFETCHT0  1152(DX)
+	PREFETCHT0  1216(DX)
+	PREFETCHT0  1280(DX)
+	PREFETCHT0  1344(DX)
+	PREFETCHT0  1408(DX)
+	VMOVUPS     192(DX), Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2048(DX), Z2
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x02, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2176(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x04, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2112(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPSRLD      $0x02, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     1280(DX), Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     1088(DX), Z2
+	VMOVUPS     1344(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1152(DX), Z3
+	VMOVUPS     1408(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1216(DX), Z4
+	VMOVUPS     1472(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1280(DX), Z5
+	VMOVUPS     1536(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1344(DX), Z6
+	VMOVUPS     1600(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1408(DX), Z7
+	VMOVUPS     1664(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1472(DX), Z8
+	VMOVUPS     1728(DX), Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000004, DI
 	JMP         rows
 
 block5:
-	VMOVUPS     2176(DX), Z1
+	PREFETCHT0  1472(DX)
+	PREFETCHT0  1536(DX)
+	PREFETCHT0  1600(DX)
+	PREFETCHT0  1664(DX)
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x08, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2048(DX), Z2
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x0a, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2176(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x0c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2112(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPSRLD      $0x0a, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1024(DX), Z1
+	VMOVUPS     1280(DX), Z1
 	VPSRLW      $0x04, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     1088(DX), Z2
+	VMOVUPS     1344(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1152(DX), Z3
+	VMOVUPS     1408(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1216(DX), Z4
+	VMOVUPS     1472(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1280(DX), Z5
+	VMOVUPS     1536(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1344(DX), Z6
+	VMOVUPS     1600(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1408(DX), Z7
+	VMOVUPS     1664(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1472(DX), Z8
+	VMOVUPS     1728(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000005, DI
 	JMP         rows
 
 block6:
-	VMOVUPS     2176(DX), Z1
+	PREFETCHT0  1728(DX)
+	PREFETCHT0  1792(DX)
+	PREFETCHT0  1856(DX)
+	PREFETCHT0  1920(DX)
+	PREFETCHT0  1984(DX)
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x10, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2048(DX), Z2
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x12, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2176(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x14, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2112(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPSRLD      $0x12, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1536(DX), Z1
+	VMOVUPS     1792(DX), Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     1600(DX), Z2
+	VMOVUPS     1856(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     1920(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1728(DX), Z4
+	VMOVUPS     1984(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1792(DX), Z5
+	VMOVUPS     2048(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1856(DX), Z6
+	VMOVUPS     2112(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1920(DX), Z7
+	VMOVUPS     2176(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1984(DX), Z8
+	VMOVUPS     2240(DX), Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000006, DI
 	JMP         rows
 
 block7:
-	VMOVUPS     2176(DX), Z1
+	PREFETCHT0  2048(DX)
+	PREFETCHT0  2112(DX)
+	PREFETCHT0  2176(DX)
+	PREFETCHT0  2240(DX)
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x18, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2048(DX), Z2
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x1a, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2240(DX), Z2
+	VCVTPH2PS   (DX), Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z9
-	VMOVUPS     2176(DX), Z1
+	VMOVUPS     192(DX), Z1
 	VPSRLD      $0x1c, Z1, Z1
 	VPANDD.BCST word0000000f<>+0(SB), Z1, Z1
-	VMOVUPS     2112(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPSRLD      $0x1a, Z2, Z2
 	VPANDD.BCST word00000030<>+0(SB), Z2, Z2
 	VPORD       Z2, Z1, Z1
-	VCVTPH2PS   2272(DX), Z2
+	VCVTPH2PS   32(DX), Z2
 	VPXORD.BCST word80000000<>+0(SB), Z2, Z2
 	VCVTDQ2PS   Z1, Z1
 	VMULPS      Z2, Z1, Z10
-	VMOVUPS     1536(DX), Z1
+	VMOVUPS     1792(DX), Z1
 	VPSRLW      $0x04, Z1, Z1
 	VPANDD      Z1, Z0, Z1
-	VMOVUPS     1600(DX), Z2
+	VMOVUPS     1856(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1664(DX), Z3
+	VMOVUPS     1920(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1728(DX), Z4
+	VMOVUPS     1984(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1792(DX), Z5
+	VMOVUPS     2048(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1856(DX), Z6
+	VMOVUPS     2112(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1920(DX), Z7
+	VMOVUPS     2176(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1984(DX), Z8
+	VMOVUPS     2240(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
 	MOVL        $0x00000007, DI
@@ -8285,7 +8513,7 @@ unitsdone:
 	RET
 
 // func panelQ5_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·panelQ5_KAVX512(SB), NOSPLIT, $0-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -8298,509 +8526,553 @@ TEXT ·panelQ5_KAVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS     2560(DX), Z2
+	PREFETCHT0  (DX)
+	PREFETCHT0  64(DX)
+	PREFETCHT0  128(DX)
+	PREFETCHT0  192(DX)
+	PREFETCHT0  256(DX)
+	PREFETCHT0  320(DX)
+	VMOVUPS     64(DX), Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2624(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     (DX), Z2
+	VMOVUPS     768(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     64(DX), Z3
+	VMOVUPS     832(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     128(DX), Z4
+	VMOVUPS     896(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     192(DX), Z5
+	VMOVUPS     960(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     256(DX), Z6
+	VMOVUPS     1024(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     320(DX), Z7
+	VMOVUPS     1088(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     384(DX), Z8
+	VMOVUPS     1152(DX), Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     448(DX), Z9
+	VMOVUPS     1216(DX), Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPSLLW      $0x04, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000000, DI
 	JMP         rows
 
 block1:
-	VMOVUPS     2560(DX), Z2
+	PREFETCHT0  384(DX)
+	PREFETCHT0  448(DX)
+	PREFETCHT0  512(DX)
+	PREFETCHT0  576(DX)
+	PREFETCHT0  640(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x08, Z2, Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2624(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPSRLD      $0x08, Z2, Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     (DX), Z2
+	VMOVUPS     768(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     64(DX), Z3
+	VMOVUPS     832(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     128(DX), Z4
+	VMOVUPS     896(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     192(DX), Z5
+	VMOVUPS     960(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     256(DX), Z6
+	VMOVUPS     1024(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     320(DX), Z7
+	VMOVUPS     1088(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     384(DX), Z8
+	VMOVUPS     1152(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     448(DX), Z9
+	VMOVUPS     1216(DX), Z9
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPSLLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000001, DI
 	JMP         rows
 
 block2:
-	VMOVUPS     2560(DX), Z2
+	PREFETCHT0  704(DX)
+	PREFETCHT0  768(DX)
+	PREFETCHT0  832(DX)
+	PREFETCHT0  896(DX)
+	PREFETCHT0  960(DX)
+	PREFETCHT0  1024(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x10, Z2, Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2624(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPSRLD      $0x10, Z2, Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     512(DX), Z2
+	VMOVUPS     1280(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     576(DX), Z3
+	VMOVUPS     1344(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     640(DX), Z4
+	VMOVUPS     1408(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     704(DX), Z5
+	VMOVUPS     1472(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     768(DX), Z6
+	VMOVUPS     1536(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     832(DX), Z7
+	VMOVUPS     1600(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     896(DX), Z8
+	VMOVUPS     1664(DX), Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     960(DX), Z9
+	VMOVUPS     1728(DX), Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPSLLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000002, DI
 	JMP         rows
 
 block3:
-	VMOVUPS     2560(DX), Z2
+	PREFETCHT0  1088(DX)
+	PREFETCHT0  1152(DX)
+	PREFETCHT0  1216(DX)
+	PREFETCHT0  1280(DX)
+	PREFETCHT0  1344(DX)
+	VMOVUPS     64(DX), Z2
 	VPSRLD      $0x18, Z2, Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2624(DX), Z2
+	VMOVUPS     128(DX), Z2
 	VPSRLD      $0x18, Z2, Z2
 	VPANDD.BCST word0000003f<>+0(SB), Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     512(DX), Z2
+	VMOVUPS     1280(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     576(DX), Z3
+	VMOVUPS     1344(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     640(DX), Z4
+	VMOVUPS     1408(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     704(DX), Z5
+	VMOVUPS     1472(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     768(DX), Z6
+	VMOVUPS     1536(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     832(DX), Z7
+	VMOVUPS     1600(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     896(DX), Z8
+	VMOVUPS     1664(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     960(DX), Z9
+	VMOVUPS     1728(DX), Z9
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPSLLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000003, DI
 	JMP         rows
 
 block4:
-	VMOVUPS     2688(DX), Z2
+	PREFETCHT0  1408(DX)
+	PREFETCHT0  1472(DX)
+	PREFETCHT0  1536(DX)
+	PREFETCHT0  1600(DX)
+	PREFETCHT0  1664(DX)
+	PREFETCHT0  1728(DX)
+	VMOVUPS     192(DX), Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2560(DX), Z3
+	VMOVUPS     64(DX), Z3
 	VPSRLD      $0x02, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2688(DX), Z2
+	VMOVUPS     192(DX), Z2
 	VPSRLD      $0x04, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2624(DX), Z3
+	VMOVUPS     128(DX), Z3
 	VPSRLD      $0x02, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     1024(DX), Z2
+	VMOVUPS     1792(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1088(DX), Z3
+	VMOVUPS     1856(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1152(DX), Z4
+	VMOVUPS     1920(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1216(DX), Z5
+	VMOVUPS     1984(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1280(DX), Z6
+	VMOVUPS     2048(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1344(DX), Z7
+	VMOVUPS     2112(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1408(DX), Z8
+	VMOVUPS     2176(DX), Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1472(DX), Z9
+	VMOVUPS     2240(DX), Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000004, DI
 	JMP         rows
 
 block5:
-	VMOVUPS     2688(DX), Z2
+	PREFETCHT0  1792(DX)
+	PREFETCHT0  1856(DX)
+	PREFETCHT0  1920(DX)
+	PREFETCHT0  1984(DX)
+	PREFETCHT0  2048(DX)
+	VMOVUPS     192(DX), Z2
 	VPSRLD      $0x08, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2560(DX), Z3
+	VMOVUPS     64(DX), Z3
 	VPSRLD      $0x0a, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2688(DX), Z2
+	VMOVUPS     192(DX), Z2
 	VPSRLD      $0x0c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2624(DX), Z3
+	VMOVUPS     128(DX), Z3
 	VPSRLD      $0x0a, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     1024(DX), Z2
+	VMOVUPS     1792(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1088(DX), Z3
+	VMOVUPS     1856(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1152(DX), Z4
+	VMOVUPS     1920(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1216(DX), Z5
+	VMOVUPS     1984(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1280(DX), Z6
+	VMOVUPS     2048(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1344(DX), Z7
+	VMOVUPS     2112(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1408(DX), Z8
+	VMOVUPS     2176(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1472(DX), Z9
+	VMOVUPS     2240(DX), Z9
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPSRLW      $0x01, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000005, DI
 	JMP         rows
 
 block6:
-	VMOVUPS     2688(DX), Z2
+	PREFETCHT0  2112(DX)
+	PREFETCHT0  2176(DX)
+	PREFETCHT0  2240(DX)
+	PREFETCHT0  2304(DX)
+	PREFETCHT0  2368(DX)
+	PREFETCHT0  2432(DX)
+	VMOVUPS     192(DX), Z2
 	VPSRLD      $0x10, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2560(DX), Z3
+	VMOVUPS     64(DX), Z3
 	VPSRLD      $0x12, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2688(DX), Z2
+	VMOVUPS     192(DX), Z2
 	VPSRLD      $0x14, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2624(DX), Z3
+	VMOVUPS     128(DX), Z3
 	VPSRLD      $0x12, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     1536(DX), Z2
+	VMOVUPS     2304(DX), Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1600(DX), Z3
+	VMOVUPS     2368(DX), Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1664(DX), Z4
+	VMOVUPS     2432(DX), Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1728(DX), Z5
+	VMOVUPS     2496(DX), Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1792(DX), Z6
+	VMOVUPS     2560(DX), Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1856(DX), Z7
+	VMOVUPS     2624(DX), Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1920(DX), Z8
+	VMOVUPS     2688(DX), Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1984(DX), Z9
+	VMOVUPS     2752(DX), Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPSRLW      $0x02, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000006, DI
 	JMP         rows
 
 block7:
-	VMOVUPS     2688(DX), Z2
+	PREFETCHT0  2496(DX)
+	PREFETCHT0  2560(DX)
+	PREFETCHT0  2624(DX)
+	PREFETCHT0  2688(DX)
+	PREFETCHT0  2752(DX)
+	VMOVUPS     192(DX), Z2
 	VPSRLD      $0x18, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2560(DX), Z3
+	VMOVUPS     64(DX), Z3
 	VPSRLD      $0x1a, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2752(DX), Z3
+	VCVTPH2PS   (DX), Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z10
-	VMOVUPS     2688(DX), Z2
+	VMOVUPS     192(DX), Z2
 	VPSRLD      $0x1c, Z2, Z2
 	VPANDD.BCST word0000000f<>+0(SB), Z2, Z2
-	VMOVUPS     2624(DX), Z3
+	VMOVUPS     128(DX), Z3
 	VPSRLD      $0x1a, Z3, Z3
 	VPANDD.BCST word00000030<>+0(SB), Z3, Z3
 	VPORD       Z3, Z2, Z2
-	VCVTPH2PS   2784(DX), Z3
+	VCVTPH2PS   32(DX), Z3
 	VPXORD.BCST word80000000<>+0(SB), Z3, Z3
 	VCVTDQ2PS   Z2, Z2
 	VMULPS      Z3, Z2, Z11
-	VMOVUPS     1536(DX), Z2
+	VMOVUPS     2304(DX), Z2
 	VPSRLW      $0x04, Z2, Z2
 	VPANDD      Z2, Z0, Z2
-	VMOVUPS     1600(DX), Z3
+	VMOVUPS     2368(DX), Z3
 	VPSRLW      $0x04, Z3, Z3
 	VPANDD      Z3, Z0, Z3
-	VMOVUPS     1664(DX), Z4
+	VMOVUPS     2432(DX), Z4
 	VPSRLW      $0x04, Z4, Z4
 	VPANDD      Z4, Z0, Z4
-	VMOVUPS     1728(DX), Z5
+	VMOVUPS     2496(DX), Z5
 	VPSRLW      $0x04, Z5, Z5
 	VPANDD      Z5, Z0, Z5
-	VMOVUPS     1792(DX), Z6
+	VMOVUPS     2560(DX), Z6
 	VPSRLW      $0x04, Z6, Z6
 	VPANDD      Z6, Z0, Z6
-	VMOVUPS     1856(DX), Z7
+	VMOVUPS     2624(DX), Z7
 	VPSRLW      $0x04, Z7, Z7
 	VPANDD      Z7, Z0, Z7
-	VMOVUPS     1920(DX), Z8
+	VMOVUPS     2688(DX), Z8
 	VPSRLW      $0x04, Z8, Z8
 	VPANDD      Z8, Z0, Z8
-	VMOVUPS     1984(DX), Z9
+	VMOVUPS     2752(DX), Z9
 	VPSRLW      $0x04, Z9, Z9
 	VPANDD      Z9, Z0, Z9
-	VMOVUPS     2048(DX), Z12
+	VMOVUPS     256(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z2
-	VMOVUPS     2112(DX), Z12
+	VMOVUPS     320(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z3
-	VMOVUPS     2176(DX), Z12
+	VMOVUPS     384(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z4
-	VMOVUPS     2240(DX), Z12
+	VMOVUPS     448(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z5
-	VMOVUPS     2304(DX), Z12
+	VMOVUPS     512(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z6
-	VMOVUPS     2368(DX), Z12
+	VMOVUPS     576(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z7
-	VMOVUPS     2432(DX), Z12
+	VMOVUPS     640(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z8
-	VMOVUPS     2496(DX), Z12
+	VMOVUPS     704(DX), Z12
 	VPSRLW      $0x03, Z12, Z12
 	VPTERNLOGD  $0xf8, Z1, Z12, Z9
 	MOVL        $0x00000007, DI
@@ -8894,7 +9166,7 @@ unitsdone:
 	RET
 
 // func panelQ6_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·panelQ6_KAVX512(SB), NOSPLIT, $0-40
 	MOVQ         c+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -8907,460 +9179,513 @@ TEXT ·panelQ6_KAVX512(SB), NOSPLIT, $0-40
 	JZ           unitsdone
 
 units:
-	VMOVUPS    3072(DX), Z2
+	PREFETCHT0 (DX)
+	PREFETCHT0 64(DX)
+	PREFETCHT0 128(DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 256(DX)
+	PREFETCHT0 320(DX)
+	PREFETCHT0 384(DX)
+	VMOVUPS    32(DX), Z2
 	VPSLLD     $0x18, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3072(DX), Z2
+	VMOVUPS    32(DX), Z2
 	VPSLLD     $0x10, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    (DX), Z2
+	VMOVUPS    288(DX), Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    64(DX), Z3
+	VMOVUPS    352(DX), Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    128(DX), Z4
+	VMOVUPS    416(DX), Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    192(DX), Z5
+	VMOVUPS    480(DX), Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    256(DX), Z6
+	VMOVUPS    544(DX), Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    320(DX), Z7
+	VMOVUPS    608(DX), Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    384(DX), Z8
+	VMOVUPS    672(DX), Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    448(DX), Z9
+	VMOVUPS    736(DX), Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2048(DX), Z12
+	VMOVUPS    800(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2112(DX), Z12
+	VMOVUPS    864(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2176(DX), Z12
+	VMOVUPS    928(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2240(DX), Z12
+	VMOVUPS    992(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2304(DX), Z12
+	VMOVUPS    1056(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2368(DX), Z12
+	VMOVUPS    1120(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2432(DX), Z12
+	VMOVUPS    1184(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    2496(DX), Z12
+	VMOVUPS    1248(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000000, DI
 	JMP        rows
 
 block1:
-	VMOVUPS    3072(DX), Z2
+	PREFETCHT0 448(DX)
+	PREFETCHT0 512(DX)
+	PREFETCHT0 576(DX)
+	PREFETCHT0 640(DX)
+	PREFETCHT0 704(DX)
+	PREFETCHT0 768(DX)
+	PREFETCHT0 832(DX)
+	VMOVUPS    32(DX), Z2
 	VPSLLD     $0x08, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3072(DX), Z2
+	VMOVUPS    32(DX), Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    512(DX), Z2
+	VMOVUPS    1312(DX), Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    576(DX), Z3
+	VMOVUPS    1376(DX), Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    640(DX), Z4
+	VMOVUPS    1440(DX), Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    704(DX), Z5
+	VMOVUPS    1504(DX), Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    768(DX), Z6
+	VMOVUPS    1568(DX), Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    832(DX), Z7
+	VMOVUPS    1632(DX), Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    896(DX), Z8
+	VMOVUPS    1696(DX), Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    960(DX), Z9
+	VMOVUPS    1760(DX), Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2048(DX), Z12
+	VMOVUPS    800(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2112(DX), Z12
+	VMOVUPS    864(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2176(DX), Z12
+	VMOVUPS    928(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2240(DX), Z12
+	VMOVUPS    992(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2304(DX), Z12
+	VMOVUPS    1056(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2368(DX), Z12
+	VMOVUPS    1120(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2432(DX), Z12
+	VMOVUPS    1184(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    2496(DX), Z12
+	VMOVUPS    1248(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000001, DI
 	JMP        rows
 
 block2:
-	VMOVUPS    3136(DX), Z2
+	PREFETCHT0 896(DX)
+	PREFETCHT0 960(DX)
+	PREFETCHT0 1024(DX)
+	PREFETCHT0 1088(DX)
+	PREFETCHT0 1152(DX)
+	PREFETCHT0 1216(DX)
+	VMOVUPS    96(DX), Z2
 	VPSLLD     $0x18, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3136(DX), Z2
+	VMOVUPS    96(DX), Z2
 	VPSLLD     $0x10, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    (DX), Z2
+	VMOVUPS    288(DX), Z2
 	VPSRLW     $0x04, Z2, Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    64(DX), Z3
+	VMOVUPS    352(DX), Z3
 	VPSRLW     $0x04, Z3, Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    128(DX), Z4
+	VMOVUPS    416(DX), Z4
 	VPSRLW     $0x04, Z4, Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    192(DX), Z5
+	VMOVUPS    480(DX), Z5
 	VPSRLW     $0x04, Z5, Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    256(DX), Z6
+	VMOVUPS    544(DX), Z6
 	VPSRLW     $0x04, Z6, Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    320(DX), Z7
+	VMOVUPS    608(DX), Z7
 	VPSRLW     $0x04, Z7, Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    384(DX), Z8
+	VMOVUPS    672(DX), Z8
 	VPSRLW     $0x04, Z8, Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    448(DX), Z9
+	VMOVUPS    736(DX), Z9
 	VPSRLW     $0x04, Z9, Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2048(DX), Z12
+	VMOVUPS    800(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2112(DX), Z12
+	VMOVUPS    864(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2176(DX), Z12
+	VMOVUPS    928(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2240(DX), Z12
+	VMOVUPS    992(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2304(DX), Z12
+	VMOVUPS    1056(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2368(DX), Z12
+	VMOVUPS    1120(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2432(DX), Z12
+	VMOVUPS    1184(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    2496(DX), Z12
+	VMOVUPS    1248(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000002, DI
 	JMP        rows
 
 block3:
-	VMOVUPS    3136(DX), Z2
+	PREFETCHT0 1280(DX)
+	PREFETCHT0 1344(DX)
+	PREFETCHT0 1408(DX)
+	PREFETCHT0 1472(DX)
+	PREFETCHT0 1536(DX)
+	PREFETCHT0 1600(DX)
+	PREFETCHT0 1664(DX)
+	VMOVUPS    96(DX), Z2
 	VPSLLD     $0x08, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3136(DX), Z2
+	VMOVUPS    96(DX), Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    512(DX), Z2
+	VMOVUPS    1312(DX), Z2
 	VPSRLW     $0x04, Z2, Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    576(DX), Z3
+	VMOVUPS    1376(DX), Z3
 	VPSRLW     $0x04, Z3, Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    640(DX), Z4
+	VMOVUPS    1440(DX), Z4
 	VPSRLW     $0x04, Z4, Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    704(DX), Z5
+	VMOVUPS    1504(DX), Z5
 	VPSRLW     $0x04, Z5, Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    768(DX), Z6
+	VMOVUPS    1568(DX), Z6
 	VPSRLW     $0x04, Z6, Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    832(DX), Z7
+	VMOVUPS    1632(DX), Z7
 	VPSRLW     $0x04, Z7, Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    896(DX), Z8
+	VMOVUPS    1696(DX), Z8
 	VPSRLW     $0x04, Z8, Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    960(DX), Z9
+	VMOVUPS    1760(DX), Z9
 	VPSRLW     $0x04, Z9, Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2048(DX), Z12
+	VMOVUPS    800(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2112(DX), Z12
+	VMOVUPS    864(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2176(DX), Z12
+	VMOVUPS    928(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2240(DX), Z12
+	VMOVUPS    992(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2304(DX), Z12
+	VMOVUPS    1056(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2368(DX), Z12
+	VMOVUPS    1120(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2432(DX), Z12
+	VMOVUPS    1184(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    2496(DX), Z12
+	VMOVUPS    1248(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000003, DI
 	JMP        rows
 
 block4:
-	VMOVUPS    3200(DX), Z2
+	PREFETCHT0 1728(DX)
+	PREFETCHT0 1792(DX)
+	PREFETCHT0 1856(DX)
+	PREFETCHT0 1920(DX)
+	PREFETCHT0 1984(DX)
+	PREFETCHT0 2048(DX)
+	VMOVUPS    160(DX), Z2
 	VPSLLD     $0x18, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3200(DX), Z2
+	VMOVUPS    160(DX), Z2
 	VPSLLD     $0x10, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    1024(DX), Z2
+	VMOVUPS    1824(DX), Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    1088(DX), Z3
+	VMOVUPS    1888(DX), Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    1152(DX), Z4
+	VMOVUPS    1952(DX), Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    1216(DX), Z5
+	VMOVUPS    2016(DX), Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    1280(DX), Z6
+	VMOVUPS    2080(DX), Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    1344(DX), Z7
+	VMOVUPS    2144(DX), Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    1408(DX), Z8
+	VMOVUPS    2208(DX), Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    1472(DX), Z9
+	VMOVUPS    2272(DX), Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2560(DX), Z12
+	VMOVUPS    2336(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2624(DX), Z12
+	VMOVUPS    2400(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2688(DX), Z12
+	VMOVUPS    2464(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2752(DX), Z12
+	VMOVUPS    2528(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2816(DX), Z12
+	VMOVUPS    2592(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2880(DX), Z12
+	VMOVUPS    2656(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2944(DX), Z12
+	VMOVUPS    2720(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    3008(DX), Z12
+	VMOVUPS    2784(DX), Z12
 	VPSLLW     $0x04, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000004, DI
 	JMP        rows
 
 block5:
-	VMOVUPS    3200(DX), Z2
+	PREFETCHT0 2112(DX)
+	PREFETCHT0 2176(DX)
+	PREFETCHT0 2240(DX)
+	PREFETCHT0 2304(DX)
+	PREFETCHT0 2368(DX)
+	PREFETCHT0 2432(DX)
+	PREFETCHT0 2496(DX)
+	VMOVUPS    160(DX), Z2
 	VPSLLD     $0x08, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3200(DX), Z2
+	VMOVUPS    160(DX), Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    1536(DX), Z2
+	VMOVUPS    2848(DX), Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    1600(DX), Z3
+	VMOVUPS    2912(DX), Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    1664(DX), Z4
+	VMOVUPS    2976(DX), Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    1728(DX), Z5
+	VMOVUPS    3040(DX), Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    1792(DX), Z6
+	VMOVUPS    3104(DX), Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    1856(DX), Z7
+	VMOVUPS    3168(DX), Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    1920(DX), Z8
+	VMOVUPS    3232(DX), Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    1984(DX), Z9
+	VMOVUPS    3296(DX), Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2560(DX), Z12
+	VMOVUPS    2336(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2624(DX), Z12
+	VMOVUPS    2400(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2688(DX), Z12
+	VMOVUPS    2464(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2752(DX), Z12
+	VMOVUPS    2528(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2816(DX), Z12
+	VMOVUPS    2592(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2880(DX), Z12
+	VMOVUPS    2656(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2944(DX), Z12
+	VMOVUPS    2720(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    3008(DX), Z12
+	VMOVUPS    2784(DX), Z12
 	VPSLLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000005, DI
 	JMP        rows
 
 block6:
-	VMOVUPS    3264(DX), Z2
+	PREFETCHT0 2560(DX)
+	PREFETCHT0 2624(DX)
+	PREFETCHT0 2688(DX)
+	PREFETCHT0 2752(DX)
+	PREFETCHT0 2816(DX)
+	PREFETCHT0 2880(DX)
+	VMOVUPS    224(DX), Z2
 	VPSLLD     $0x18, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3264(DX), Z2
+	VMOVUPS    224(DX), Z2
 	VPSLLD     $0x10, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    1024(DX), Z2
+	VMOVUPS    1824(DX), Z2
 	VPSRLW     $0x04, Z2, Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    1088(DX), Z3
+	VMOVUPS    1888(DX), Z3
 	VPSRLW     $0x04, Z3, Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    1152(DX), Z4
+	VMOVUPS    1952(DX), Z4
 	VPSRLW     $0x04, Z4, Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    1216(DX), Z5
+	VMOVUPS    2016(DX), Z5
 	VPSRLW     $0x04, Z5, Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    1280(DX), Z6
+	VMOVUPS    2080(DX), Z6
 	VPSRLW     $0x04, Z6, Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    1344(DX), Z7
+	VMOVUPS    2144(DX), Z7
 	VPSRLW     $0x04, Z7, Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    1408(DX), Z8
+	VMOVUPS    2208(DX), Z8
 	VPSRLW     $0x04, Z8, Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    1472(DX), Z9
+	VMOVUPS    2272(DX), Z9
 	VPSRLW     $0x04, Z9, Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2560(DX), Z12
+	VMOVUPS    2336(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2624(DX), Z12
+	VMOVUPS    2400(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2688(DX), Z12
+	VMOVUPS    2464(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2752(DX), Z12
+	VMOVUPS    2528(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2816(DX), Z12
+	VMOVUPS    2592(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2880(DX), Z12
+	VMOVUPS    2656(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2944(DX), Z12
+	VMOVUPS    2720(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    3008(DX), Z12
+	VMOVUPS    2784(DX), Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000006, DI
 	JMP        rows
 
 block7:
-	VMOVUPS    3264(DX), Z2
+	PREFETCHT0 2944(DX)
+	PREFETCHT0 3008(DX)
+	PREFETCHT0 3072(DX)
+	PREFETCHT0 3136(DX)
+	PREFETCHT0 3200(DX)
+	PREFETCHT0 3264(DX)
+	PREFETCHT0 3328(DX)
+	VMOVUPS    224(DX), Z2
 	VPSLLD     $0x08, Z2, Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z10
-	VMOVUPS    3264(DX), Z2
+	VMOVUPS    224(DX), Z2
 	VPSRAD     $0x18, Z2, Z2
-	VCVTPH2PS  3328(DX), Z3
+	VCVTPH2PS  (DX), Z3
 	VCVTDQ2PS  Z2, Z2
 	VMULPS     Z3, Z2, Z11
-	VMOVUPS    1536(DX), Z2
+	VMOVUPS    2848(DX), Z2
 	VPSRLW     $0x04, Z2, Z2
 	VPANDD     Z2, Z0, Z2
-	VMOVUPS    1600(DX), Z3
+	VMOVUPS    2912(DX), Z3
 	VPSRLW     $0x04, Z3, Z3
 	VPANDD     Z3, Z0, Z3
-	VMOVUPS    1664(DX), Z4
+	VMOVUPS    2976(DX), Z4
 	VPSRLW     $0x04, Z4, Z4
 	VPANDD     Z4, Z0, Z4
-	VMOVUPS    1728(DX), Z5
+	VMOVUPS    3040(DX), Z5
 	VPSRLW     $0x04, Z5, Z5
 	VPANDD     Z5, Z0, Z5
-	VMOVUPS    1792(DX), Z6
+	VMOVUPS    3104(DX), Z6
 	VPSRLW     $0x04, Z6, Z6
 	VPANDD     Z6, Z0, Z6
-	VMOVUPS    1856(DX), Z7
+	VMOVUPS    3168(DX), Z7
 	VPSRLW     $0x04, Z7, Z7
 	VPANDD     Z7, Z0, Z7
-	VMOVUPS    1920(DX), Z8
+	VMOVUPS    3232(DX), Z8
 	VPSRLW     $0x04, Z8, Z8
 	VPANDD     Z8, Z0, Z8
-	VMOVUPS    1984(DX), Z9
+	VMOVUPS    3296(DX), Z9
 	VPSRLW     $0x04, Z9, Z9
 	VPANDD     Z9, Z0, Z9
-	VMOVUPS    2560(DX), Z12
+	VMOVUPS    2336(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z2
-	VMOVUPS    2624(DX), Z12
+	VMOVUPS    2400(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z3
-	VMOVUPS    2688(DX), Z12
+	VMOVUPS    2464(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z4
-	VMOVUPS    2752(DX), Z12
+	VMOVUPS    2528(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z5
-	VMOVUPS    2816(DX), Z12
+	VMOVUPS    2592(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z6
-	VMOVUPS    2880(DX), Z12
+	VMOVUPS    2656(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z7
-	VMOVUPS    2944(DX), Z12
+	VMOVUPS    2720(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z8
-	VMOVUPS    3008(DX), Z12
+	VMOVUPS    2784(DX), Z12
 	VPSRLW     $0x02, Z12, Z12
 	VPTERNLOGD $0xf8, Z1, Z12, Z9
 	MOVL       $0x00000007, DI

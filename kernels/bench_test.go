@@ -16,6 +16,15 @@ func benchLevels(b *testing.B, f func(b *testing.B, o *ops)) {
 	}
 }
 
+// eachCompute runs a benchmark at every level and for both ways to compute.
+func eachCompute(b *testing.B, f func(b *testing.B, o *ops, c Compute)) {
+	benchLevels(b, func(b *testing.B, o *ops) {
+		for _, c := range []Compute{Exact, Fast} {
+			b.Run(c.String(), func(b *testing.B) { f(b, o, c) })
+		}
+	})
+}
+
 // best runs f as often as the benchmark asks, each time next to ceiling, and
 // reports the fastest of each: rate, and its share of the ceiling's rate. On a
 // machine with other work the fastest run is what says something about f; with
@@ -118,27 +127,54 @@ func BenchmarkDecode(b *testing.B) {
 	for _, threads := range []int{1, 2} {
 		for _, t := range decodeTypes {
 			b.Run(fmt.Sprintf("threads=%d/%s", threads, t), func(b *testing.B) {
-				benchLevels(b, func(b *testing.B, o *ops) {
-					if o.level == "portable" && t.IsBlock() {
-						b.Skip("slow")
+				eachCompute(b, func(b *testing.B, o *ops, compute Compute) {
+					if o.level == "portable" && t.IsBlock() || compute == Fast && !t.IsBlock() {
+						b.Skip("slow, or there is no such thing")
 					}
 					c := newCPU(threads, o)
+					c.compute = compute
 					defer c.Close()
 					w := randomDense(b, 32768, 4096, t)
-					memory := alignedFloats(1 << 25 * threads)
+					memory := written(1 << 25 * threads)
 					x, dst := c.NewTensor(1, 4096), c.NewTensor(1, 32768)
 					weight := c.Load(w)
 					best(b, threads, "GB/s", func() float64 {
 						c.MatMul(dst, x, weight)
 						return float64(w.Bytes())
 					}, func() float64 {
-						return onThreads(c.pool, func() float64 { o.sumSquares(memory[:1<<25]); return 4 << 25 })
+						return readMemory(c, memory)
 					})
 				})
 			})
 		}
 	}
 }
+
+// written returns memory that has pages of its own: those that were never
+// written share one, which the first cache level holds.
+func written(n int) []float32 {
+	memory := alignedFloats(n)
+	for i := 0; i < n; i += 1024 {
+		memory[i] = 1
+	}
+	return memory
+}
+
+// readMemory reads memory on all threads and returns the number of bytes.
+func readMemory(c *CPU, memory []float32) float64 {
+	t := &readTask{o: c.ops, memory: memory}
+	c.pool.run(len(memory)/readStep, t)
+	return 4 * float64(len(memory))
+}
+
+const readStep = 1 << 18
+
+type readTask struct {
+	o      *ops
+	memory []float32
+}
+
+func (t *readTask) run(_, part int) { t.o.sumSquares(t.memory[part*readStep:][:readStep]) }
 
 var decodeTypes = []dtype.Type{dtype.F32, dtype.F16, dtype.BF16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1,
 	dtype.IQ4_NL, dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K}

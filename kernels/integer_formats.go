@@ -30,18 +30,18 @@ type codeBlock struct {
 // integerFormats are the types that have integer products. Codes of the table
 // of IQ4_NL and of Q8_0 are signed, which AVX-512 moves up by 128.
 var integerFormats = map[dtype.Type]*integerFormat{
-	dtype.Q8_0:   {blocks: 1, bytes: 34, offset: 128, segments: []segment{{at: 2, size: 4, count: 8}, {at: 0, size: 2, count: 1}}, unpack: codesQ8_0},
-	dtype.Q4_0:   {blocks: 1, bytes: 18, offset: 8, segments: []segment{{at: 2, size: 4, count: 4}, {at: 0, size: 2, count: 1}}, unpack: codesQ4_0},
-	dtype.Q4_1:   {blocks: 1, bytes: 20, minima: true, segments: []segment{{at: 4, size: 4, count: 4}, {at: 0, size: 2, count: 2}}, unpack: codesQ4_1},
-	dtype.Q5_0:   {blocks: 1, bytes: 22, offset: 16, segments: []segment{{at: 6, size: 4, count: 4}, {at: 2, size: 4, count: 1, turn: true}, {at: 0, size: 2, count: 1}}, unpack: codesQ5_0},
-	dtype.Q5_1:   {blocks: 1, bytes: 24, minima: true, segments: []segment{{at: 8, size: 4, count: 4}, {at: 4, size: 4, count: 1, turn: true}, {at: 0, size: 2, count: 2}}, unpack: codesQ5_1},
-	dtype.IQ4_NL: {blocks: 1, bytes: 18, offset: 128, segments: []segment{{at: 2, size: 4, count: 4}, {at: 0, size: 2, count: 1}}, unpack: codesIQ4NL},
-	dtype.IQ4_XS: {blocks: 8, bytes: 136, offset: 128, segments: []segment{{at: 8, size: 4, count: 32}, {at: 4, size: 4, count: 1}, {at: 0, size: 2, count: 2}}, unpack: codesIQ4XS},
-	dtype.Q2_K:   {blocks: 8, bytes: 84, halves: true, minima: true, segments: []segment{{at: 16, size: 4, count: 16}, {at: 0, size: 4, count: 4}, {at: 80, size: 2, count: 2}}, unpack: codesQ2K},
-	dtype.Q3_K:   {blocks: 8, bytes: 110, offset: 4, halves: true, segments: []segment{{at: 32, size: 4, count: 16}, {at: 0, size: 4, count: 8}, {at: 96, size: 4, count: 3}, {at: 108, size: 2, count: 1}}, unpack: codesQ3K},
-	dtype.Q4_K:   {blocks: 8, bytes: 144, minima: true, segments: []segment{{at: 16, size: 4, count: 32}, {at: 4, size: 4, count: 3}, {at: 0, size: 2, count: 2}}, unpack: codesQ4K},
-	dtype.Q5_K:   {blocks: 8, bytes: 176, minima: true, segments: []segment{{at: 48, size: 4, count: 32}, {at: 16, size: 4, count: 8}, {at: 4, size: 4, count: 3}, {at: 0, size: 2, count: 2}}, unpack: codesQ5K},
-	dtype.Q6_K:   {blocks: 8, bytes: 210, offset: 32, halves: true, segments: []segment{{at: 0, size: 4, count: 32}, {at: 128, size: 4, count: 16}, {at: 192, size: 4, count: 4}, {at: 208, size: 2, count: 1}}, unpack: codesQ6K},
+	dtype.Q8_0:   {blocks: 1, bytes: 34, offset: 128, segments: []segment{{0, 2, 1}, {2, 4, 8}}, unpack: codesQ8_0},
+	dtype.Q4_0:   {blocks: 1, bytes: 18, offset: 8, segments: []segment{{0, 2, 1}, {2, 4, 4}}, unpack: codesQ4_0},
+	dtype.Q4_1:   {blocks: 1, bytes: 20, minima: true, segments: []segment{{0, 2, 2}, {4, 4, 4}}, unpack: codesQ4_1},
+	dtype.Q5_0:   {blocks: 1, bytes: 22, offset: 16, segments: []segment{{0, 2, 1}, {2, turned, 1}, {6, 4, 4}}, unpack: codesQ5_0},
+	dtype.Q5_1:   {blocks: 1, bytes: 24, minima: true, segments: []segment{{0, 2, 2}, {4, turned, 1}, {8, 4, 4}}, unpack: codesQ5_1},
+	dtype.IQ4_NL: {blocks: 1, bytes: 18, offset: 128, segments: []segment{{0, 2, 1}, {2, 4, 4}}, unpack: codesIQ4NL},
+	dtype.IQ4_XS: {blocks: 8, bytes: 136, offset: 128, segments: []segment{{0, 2, 2}, {4, 4, 33}}, unpack: codesIQ4XS},
+	dtype.Q2_K:   {blocks: 8, bytes: 84, halves: true, minima: true, segments: []segment{{80, 2, 2}, {0, 4, 20}}, unpack: codesQ2K},
+	dtype.Q3_K:   {blocks: 8, bytes: 110, offset: 4, halves: true, segments: []segment{{108, 2, 1}, {96, 4, 3}, {0, 4, 24}}, unpack: codesQ3K},
+	dtype.Q4_K:   {blocks: 8, bytes: 144, minima: true, segments: []segment{{0, 2, 2}, {4, 4, 35}}, unpack: codesQ4K},
+	dtype.Q5_K:   {blocks: 8, bytes: 176, minima: true, segments: []segment{{0, 2, 2}, {4, 4, 43}}, unpack: codesQ5K},
+	dtype.Q6_K:   {blocks: 8, bytes: 210, offset: 32, halves: true, segments: []segment{{208, 2, 1}, {192, 4, 4}, {0, 4, 8}, {128, 4, 8}, {32, 4, 8}, {64, 4, 8}, {160, 4, 8}, {96, 4, 8}}, unpack: codesQ6K},
 }
 
 func halfAt(b []byte) float32 { return dtype.F16ToF32(binary.LittleEndian.Uint16(b)) }

@@ -6,10 +6,13 @@ import "encoding/binary"
 // of all its rows together.
 type segment struct {
 	at    int // byte of the block
-	size  int // bytes of an element, 2 or 4
+	size  int // bytes of an element, 2 or 4, or turned
 	count int
-	turn  bool // the element is 32 bits, one for each column: see turnBits
 }
+
+// turned is the size of an element of 32 bits, one for each column, which
+// turnBits puts in order.
+const turned = -4
 
 // turnBits moves bit 4i+j to bit i of byte j, so that the bits of 4 columns
 // are in the same place of 4 bytes.
@@ -19,6 +22,14 @@ func turnBits(bits uint32) (turned uint32) {
 		turned |= (bits >> (4 * i) & 15 * 0x00204081 & 0x01010101) << i
 	}
 	return turned
+}
+
+// width is the number of bytes of an element.
+func (s segment) width() int {
+	if s.size == turned {
+		return 4
+	}
+	return s.size
 }
 
 // pack rearranges the rows of d into panels. Rows after the last are zeros,
@@ -50,13 +61,13 @@ func (t *packPanels) run(_, part int) {
 func (w *integerWeight) packRow(panel, row []byte, lane int) {
 	for ; len(row) > 0; row = row[w.format.bytes:] {
 		for _, s := range w.format.segments {
-			src := row[s.at:][:s.count*s.size]
-			step := w.lanes * s.size
-			dst := panel[lane*s.size:]
-			switch {
-			case s.turn:
+			src := row[s.at:][:s.count*s.width()]
+			step := w.lanes * s.width()
+			dst := panel[lane*s.width():]
+			switch s.size {
+			case turned:
 				binary.LittleEndian.PutUint32(dst, turnBits(binary.LittleEndian.Uint32(src)))
-			case s.size == 4:
+			case 4:
 				for i := 0; i < len(src); i += 4 {
 					binary.LittleEndian.PutUint32(dst[i/4*step:], binary.LittleEndian.Uint32(src[i:]))
 				}

@@ -113,6 +113,7 @@ func (g *gen) panel(f panelFormat) {
 		// through the rows by the same.
 		for i := range f.blocks {
 			g.Label(label(i))
+			g.announce(f, w, i)
 			unpack(w, i, data)
 			g.MOVL(operand.U32(uint32(i)), which)
 			if i < f.blocks-1 {
@@ -128,6 +129,21 @@ func (g *gen) panel(f panelFormat) {
 		g.move(w, f.bytes*g.lanes)
 	})
 	g.end()
+}
+
+// announce asks for the share of block i in a unit's memory, in order. Blocks
+// read here and there in their unit; the processor's own prefetching follows
+// lines that are asked for one after the other, and no distance by hand came
+// near it.
+func (g *gen) announce(f panelFormat, w reg.GPVirtual, i int) {
+	if f.blocks == 1 {
+		return
+	}
+	size := f.bytes * g.lanes
+	from, to := size*i/f.blocks, size*(i+1)/f.blocks
+	for at := (from + 63) &^ 63; at < to; at += 64 {
+		g.PREFETCHT0(mem(w, at))
+	}
 }
 
 // panelRows multiplies a block with rows of activations.

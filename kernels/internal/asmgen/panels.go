@@ -6,9 +6,10 @@ import (
 )
 
 // A unit of a panel holds the elements of a block type in the order of
-// integerFormats in package kernels: for each element a vector with one of
-// every row, codes first, then packed scales, then half floats, which take half
-// a vector.
+// integerFormats in package kernels, for each element one of every row. What is
+// at byte p of a row of the unit then begins p*lanes bytes after w. Half floats
+// come first, then packed scales, then codes in the order in which blocks need
+// them, since the memory's prefetchers like it so.
 var panelFormats = []panelFormat{
 	{name: "Q8_0", blocks: 1, bytes: 34, most: signed, prepare: panelQ8_0},
 	{name: "Q4_0", blocks: 1, bytes: 18, most: 15, prepare: panelQ4_0},
@@ -24,21 +25,23 @@ var panelFormats = []panelFormat{
 	{name: "Q6_K", blocks: 8, bytes: 210, most: 63, halves: true, prepare: panelQ6_K},
 }
 
-// halves converts the half floats that begin n vectors and m half vectors
-// after w.
-func (g *gen) halves(w reg.GPVirtual, n, m int) reg.VecVirtual {
+// element is the address of what is at byte p of a row of a unit, of all rows.
+func (g *gen) element(w reg.GPVirtual, p int) operand.Mem { return mem(w, p*g.lanes) }
+
+// halves converts the half floats at byte p.
+func (g *gen) halves(w reg.GPVirtual, p int) reg.VecVirtual {
 	v := g.vec()
-	g.halvesTo(w, n, m, v)
+	g.halvesTo(w, p, v)
 	return v
 }
 
-func (g *gen) halvesTo(w reg.GPVirtual, n, m int, dst operand.Op) {
-	g.VCVTPH2PS(mem(w, n*g.bytes()+m*g.bytes()/2), dst)
+func (g *gen) halvesTo(w reg.GPVirtual, p int, dst operand.Op) {
+	g.VCVTPH2PS(g.element(w, p), dst)
 }
 
 // minusHalves is halves with the other sign.
-func (g *gen) minusHalves(w reg.GPVirtual, n, m int) reg.VecVirtual {
-	v := g.halves(w, n, m)
+func (g *gen) minusHalves(w reg.GPVirtual, p int) reg.VecVirtual {
+	v := g.halves(w, p)
 	sign := g.word(1 << 31)
 	if g.wide() {
 		g.VPXORD_BCST(sign, v, v)
@@ -96,23 +99,23 @@ func (g *gen) merge(codes reg.VecVirtual, m operand.Mem, from, to int, mask reg.
 	g.VPOR(v, codes, codes)
 }
 
-// nibbles unpacks 4 vectors of codes of 4 bits, from vector n on, whose lower
-// halves are the first 16 columns.
-func (b *block) nibbles(g *gen, w reg.GPVirtual, n int, mask reg.VecVirtual) {
+// nibbles unpacks the 16 bytes from byte p on, whose lower halves are the codes
+// of the first 16 columns.
+func (b *block) nibbles(g *gen, w reg.GPVirtual, p int, mask reg.VecVirtual) {
 	for i := range 4 {
 		v := b.codes[4+i]
-		g.VMOVUPS(g.at(w, n+i), v)
+		g.VMOVUPS(g.element(w, p+4*i), v)
 		g.and(v, mask, b.codes[i])
 		g.VPSRLW(operand.Imm(4), v, v)
 		g.and(v, mask, v)
 	}
 }
 
-// part unpacks 8 vectors from vector n on, of which codes of 32 columns are
-// the bits from bit from on.
-func (b *block) part(g *gen, w reg.GPVirtual, n, from int, mask reg.VecVirtual) {
+// part unpacks the 32 bytes from byte p on, of which the codes of 32 columns
+// are the bits from bit from on.
+func (b *block) part(g *gen, w reg.GPVirtual, p, from int, mask reg.VecVirtual) {
 	for i, v := range b.codes {
-		g.shifted(g.at(w, n+i), from, 0, v)
+		g.shifted(g.element(w, p+4*i), from, 0, v)
 		g.and(v, mask, v)
 	}
 }
@@ -129,7 +132,7 @@ func (g *gen) factor(integers, d reg.VecVirtual, dst operand.Op) {
 	g.VMOVUPS(v, dst)
 }
 
-// panelQ8_0: 8 vectors of signed codes, d.
+// panelQ8_0: d, 32 signed codes.
 func panelQ8_0(g *gen) panelUnpacker {
 	var flip reg.VecVirtual
 	if g.wide() {
@@ -138,52 +141,60 @@ func panelQ8_0(g *gen) panelUnpacker {
 	return func(w reg.GPVirtual, _ int, b *block) {
 		for i, v := range b.codes {
 			if g.wide() {
-				g.VPXORD(g.at(w, i), flip, v)
+				g.VPXORD(g.element(w, 2+4*i), flip, v)
 			} else {
-				g.VMOVUPS(g.at(w, i), v)
+				g.VMOVUPS(g.element(w, 2+4*i), v)
 			}
 		}
-		g.halvesTo(w, 8, 0, b.scales[0])
+		g.halvesTo(w, 0, b.scales[0])
 	}
 }
 
-// panelQ4_0: 4 vectors of codes, d.
+// panelQ4_0: d, 16 bytes of codes.
 func panelQ4_0(g *gen) panelUnpacker {
 	mask := g.byteSet(15)
 	return func(w reg.GPVirtual, _ int, b *block) {
-		b.nibbles(g, w, 0, mask)
-		g.halvesTo(w, 4, 0, b.scales[0])
+		g.halvesTo(w, 0, b.scales[0])
+		b.nibbles(g, w, 2, mask)
 	}
 }
 
-// panelQ4_1: as Q4_0, then m.
+// panelQ4_1: d, m, 16 bytes of codes.
 func panelQ4_1(g *gen) panelUnpacker {
-	unpack := panelQ4_0(g)
-	return func(w reg.GPVirtual, i int, b *block) {
-		unpack(w, i, b)
-		g.halvesTo(w, 4, 1, b.minima[0])
+	mask := g.byteSet(15)
+	return func(w reg.GPVirtual, _ int, b *block) {
+		g.halvesTo(w, 0, b.scales[0])
+		g.halvesTo(w, 2, b.minima[0])
+		b.nibbles(g, w, 4, mask)
 	}
 }
 
-// panelQ5_0: 4 vectors of codes, a vector of fifth bits, d. Bit i of byte j
-// belongs to column 4i+j.
+// fifths adds fifth bits to the codes; bit i of byte j, counted from byte p of
+// the row, belongs to column 4i+j.
+func (b *block) fifths(g *gen, w reg.GPVirtual, p int, fifth reg.VecVirtual) {
+	for i, v := range b.codes {
+		g.merge(v, g.element(w, p), i, 4, fifth)
+	}
+}
+
+// panelQ5_0: d, 4 bytes of fifth bits, 16 of codes.
 func panelQ5_0(g *gen) panelUnpacker {
 	mask, fifth := g.byteSet(15), g.byteSet(16)
 	return func(w reg.GPVirtual, _ int, b *block) {
-		b.nibbles(g, w, 0, mask)
-		for i, v := range b.codes {
-			g.merge(v, g.at(w, 4), i, 4, fifth)
-		}
-		g.halvesTo(w, 5, 0, b.scales[0])
+		g.halvesTo(w, 0, b.scales[0])
+		b.nibbles(g, w, 6, mask)
+		b.fifths(g, w, 2, fifth)
 	}
 }
 
-// panelQ5_1: as Q5_0, then m.
+// panelQ5_1: d, m, 4 bytes of fifth bits, 16 of codes.
 func panelQ5_1(g *gen) panelUnpacker {
-	unpack := panelQ5_0(g)
-	return func(w reg.GPVirtual, i int, b *block) {
-		unpack(w, i, b)
-		g.halvesTo(w, 5, 1, b.minima[0])
+	mask, fifth := g.byteSet(15), g.byteSet(16)
+	return func(w reg.GPVirtual, _ int, b *block) {
+		g.halvesTo(w, 0, b.scales[0])
+		g.halvesTo(w, 2, b.minima[0])
+		b.nibbles(g, w, 8, mask)
+		b.fifths(g, w, 4, fifth)
 	}
 }
 
@@ -258,109 +269,111 @@ func (g *gen) minus32(v reg.VecVirtual) {
 	g.VPSUBD(b, v, v)
 }
 
-// panelIQ4_XS: 32 vectors of codes, one of lower codes of scales, d, upper 2
-// bits of scales.
+// panelIQ4_XS: d, upper 2 bits of 8 scales, 4 bytes of their lower codes, 8
+// times 16 bytes of codes.
 func panelIQ4_XS(g *gen) panelUnpacker {
 	mask, lookup := g.byteSet(15), g.lookup()
 	return func(w reg.GPVirtual, i int, b *block) {
-		scale, high := g.bitsOf(g.at(w, 32), 4*i, 4, 0), g.vec()
-		g.VPMOVZXWD(mem(w, 33*g.bytes()+g.bytes()/2), high)
+		scale, high := g.bitsOf(g.element(w, 4), 4*i, 4, 0), g.vec()
+		g.VPMOVZXWD(g.element(w, 2), high)
 		g.field(high, 2*i, 2, 4)
 		g.or(high, scale, scale)
 		g.minus32(scale)
-		g.factor(scale, g.halves(w, 33, 0), b.scales[0])
-		b.nibbles(g, w, 4*i, mask)
+		g.factor(scale, g.halves(w, 0), b.scales[0])
+		b.nibbles(g, w, 8+16*i, mask)
 		lookup(b)
 	}
 }
 
-// sixBitFactors unpacks scale and minimum i of 8 that 3 vectors from vector n
-// on hold in 6 bits each, as Q4_K and Q5_K pack them, followed by d and dmin.
-func (b *block) sixBitFactors(g *gen, w reg.GPVirtual, n, i int) {
+// sixBitFactors unpacks scale and minimum i of 8 of Q4_K and Q5_K: d, dmin, 12
+// bytes with 6 bits for each.
+func (b *block) sixBitFactors(g *gen, w reg.GPVirtual, i int) {
 	get := func(which int) reg.VecVirtual {
-		from := g.at(w, n+which)
+		from := g.element(w, 4+4*which)
 		if i < 4 {
 			return g.bitsOf(from, 8*i, 6, 0)
 		}
-		v := g.bitsOf(g.at(w, n+2), 8*(i-4)+4*which, 4, 0)
+		v := g.bitsOf(g.element(w, 12), 8*(i-4)+4*which, 4, 0)
 		g.or(g.bitsOf(from, 8*(i-4)+6, 2, 4), v, v)
 		return v
 	}
-	g.factor(get(0), g.halves(w, n+3, 0), b.scales[0])
-	g.factor(get(1), g.minusHalves(w, n+3, 1), b.minima[0])
+	g.factor(get(0), g.halves(w, 0), b.scales[0])
+	g.factor(get(1), g.minusHalves(w, 2), b.minima[0])
 }
 
-// panelQ4_K: 32 vectors of codes, 3 of scales and minima, d, dmin.
+// panelQ4_K: scales and minima, 4 times 32 bytes of codes of 64 columns.
 func panelQ4_K(g *gen) panelUnpacker {
 	mask := g.byteSet(15)
 	return func(w reg.GPVirtual, i int, b *block) {
-		b.sixBitFactors(g, w, 32, i)
-		b.part(g, w, i/2*8, i%2*4, mask)
+		b.sixBitFactors(g, w, i)
+		b.part(g, w, 16+i/2*32, i%2*4, mask)
 	}
 }
 
-// panelQ5_K: 32 vectors of codes, 8 of fifth bits, 3 of scales and minima, d,
-// dmin.
+// panelQ5_K: scales and minima, 32 bytes of fifth bits, codes as Q4_K.
 func panelQ5_K(g *gen) panelUnpacker {
 	mask, fifth := g.byteSet(15), g.byteSet(16)
 	return func(w reg.GPVirtual, i int, b *block) {
-		b.sixBitFactors(g, w, 40, i)
-		b.part(g, w, i/2*8, i%2*4, mask)
+		b.sixBitFactors(g, w, i)
+		b.part(g, w, 48+i/2*32, i%2*4, mask)
 		for j, v := range b.codes {
-			g.merge(v, g.at(w, 32+j), i, 4, fifth)
+			g.merge(v, g.element(w, 16+4*j), i, 4, fifth)
 		}
 	}
 }
 
-// panelQ6_K: 32 vectors of lower codes, 16 of upper 2 bits, 4 of scales, d.
+// panelQ6_K: d, 16 signed scales, twice for 128 columns 32 bytes of lower codes,
+// 32 of upper 2 bits, and 32 of lower codes.
 func panelQ6_K(g *gen) panelUnpacker {
 	mask, upper := g.byteSet(15), g.byteSet(0x30)
 	return func(w reg.GPVirtual, i int, b *block) {
 		for half, scale := range b.scales {
 			s := 2*i + half
 			v := g.vec()
-			g.VMOVUPS(g.at(w, 48+s/4), v)
+			g.VMOVUPS(g.element(w, 2+s&^3), v)
 			if s%4 < 3 {
 				g.VPSLLD(operand.Imm(uint64(24-8*(s%4))), v, v)
 			}
 			g.VPSRAD(operand.Imm(24), v, v)
-			g.factor(v, g.halves(w, 52, 0), scale)
+			g.factor(v, g.halves(w, 0), scale)
 		}
-		b.part(g, w, i/4*16+i%2*8, i%4/2*4, mask)
+		b.part(g, w, 18+i/4*96+i%2*64, i%4/2*4, mask)
 		for j, v := range b.codes {
-			g.merge(v, g.at(w, 32+i/4*8+j), i%4*2, 4, upper)
+			g.merge(v, g.element(w, 18+i/4*96+32+4*j), i%4*2, 4, upper)
 		}
 	}
 }
 
-// panelQ3_K: 16 vectors of lower codes, 8 of third bits, 3 of scales, d.
+// panelQ3_K: d, 12 bytes of scales, 32 bytes of third bits, twice 32 bytes of
+// lower codes of 128 columns.
 func panelQ3_K(g *gen) panelUnpacker {
 	mask, third := g.byteSet(3), g.byteSet(4)
 	return func(w reg.GPVirtual, i int, b *block) {
 		for half, scale := range b.scales {
 			s := 2*i + half
-			v := g.bitsOf(g.at(w, 24+s%8/4), s%4*8+s/8*4, 4, 0)
-			g.or(g.bitsOf(g.at(w, 26), s%4*8+s/4*2, 2, 4), v, v)
+			v := g.bitsOf(g.element(w, 2+s%8&^3), s%4*8+s/8*4, 4, 0)
+			g.or(g.bitsOf(g.element(w, 10), s%4*8+s/4*2, 2, 4), v, v)
 			g.minus32(v)
-			g.factor(v, g.halves(w, 27, 0), scale)
+			g.factor(v, g.halves(w, 0), scale)
 		}
-		b.part(g, w, i/4*8, i%4*2, mask)
+		b.part(g, w, 46+i/4*32, i%4*2, mask)
 		for j, v := range b.codes {
-			g.merge(v, g.at(w, 16+j), i, 2, third)
+			g.merge(v, g.element(w, 14+4*j), i, 2, third)
 		}
 	}
 }
 
-// panelQ2_K: 16 vectors of codes, 4 of scales and minima, d, dmin.
+// panelQ2_K: d, dmin, 16 bytes of scales and minima, twice 32 bytes of codes of
+// 128 columns.
 func panelQ2_K(g *gen) panelUnpacker {
 	mask := g.byteSet(3)
 	return func(w reg.GPVirtual, i int, b *block) {
 		for half := range b.scales {
 			s := 2*i + half
-			from := g.at(w, 16+s/4)
-			g.factor(g.bitsOf(from, s%4*8, 4, 0), g.halves(w, 20, 0), b.scales[half])
-			g.factor(g.bitsOf(from, s%4*8+4, 4, 0), g.minusHalves(w, 20, 1), b.minima[half])
+			from := g.element(w, 4+s&^3)
+			g.factor(g.bitsOf(from, s%4*8, 4, 0), g.halves(w, 0), b.scales[half])
+			g.factor(g.bitsOf(from, s%4*8+4, 4, 0), g.minusHalves(w, 2), b.minima[half])
 		}
-		b.part(g, w, i/4*8, i%4*2, mask)
+		b.part(g, w, 20+i/4*32, i%4*2, mask)
 	}
 }
