@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"llmc/kernels"
@@ -21,6 +22,7 @@ import (
 type Inputs struct {
 	Tokens     int       // rows that were seen
 	MeanSquare []float32 // [in] mean of x² of each input channel
+	MeanAbs    []float32 // [in] mean of |x|
 	Hessian    []float32 // [in, in] X Xᵀ over all tokens, symmetric; nil unless asked for
 }
 
@@ -47,9 +49,12 @@ type Options struct {
 }
 
 // Visitor is called once for each input of a block, with the linears that
-// share it: q, k and v; o; gate and up; down. With Options.Final the last call
-// is for the head, whose block is -1. It may put other weights in their place
-// with [model.Weights.Replace]. in belongs to the visitor only during the call.
+// share it, from the last to the first: down; gate and up; o; q, k and v. With
+// Options.Final the last call of all is for the head, whose block is -1. It may
+// put other weights in their place with [model.Weights.Replace], and change
+// those of the block whose turn is still to come, as [llmc/model/fold] does: what
+// it sees are the inputs of the block as it was before. in belongs to the
+// visitor only during the call.
 type Visitor func(ctx context.Context, block int, roles []model.Role, in *Inputs) error
 
 // Walk runs windows of token ids through the model of w. All inputs of a block
@@ -148,9 +153,8 @@ func (w *walk) block(ctx context.Context, i int, visit Visitor) error {
 	}
 	defer w.drop(i)
 	w.state = w.model.NewState() // without the keys and values of other blocks
-	passes := w.schedule.passes
-	for at, pass := range passes {
-		keep := w.options.Unchanged && at == len(passes)-1
+	for at, pass := range slices.Backward(w.schedule.passes) {
+		keep := w.options.Unchanged && at == 0
 		if err := w.pass(ctx, i, pass, keep, visit); err != nil {
 			return err
 		}
@@ -234,7 +238,7 @@ func (w *walk) pass(ctx context.Context, i int, pass []input, keep bool, visit V
 		return err
 	}
 	w.trim()
-	for at, g := range gathered {
+	for at, g := range slices.Backward(gathered) {
 		in, err := g.inputs()
 		if err != nil {
 			return fmt.Errorf("block %d, the input of %s: %w", i, rolesString(g.roles), err)

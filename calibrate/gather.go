@@ -14,6 +14,7 @@ type gatherer struct {
 	roles   []model.Role
 	tokens  int
 	squares []float64 // [in]
+	abs     []float64 // [in]
 	hessian []float32 // [in, in] or nil
 	part    []float32 // [in, in], the last window's X Xᵀ
 	bad     error     // the first number that is not finite
@@ -23,9 +24,9 @@ type gatherer struct {
 func gatherBytes(in int, hessian bool) int64 {
 	n := int64(in)
 	if !hessian {
-		return 8 * n
+		return 16 * n
 	}
-	return 8*n + 4*n*n + 4*n*n // the sum and one window's part of it
+	return 16*n + 4*n*n + 4*n*n // the sum and one window's part of it
 }
 
 // addBytes is what adding a window of so many rows takes besides: a copy of it,
@@ -39,7 +40,7 @@ func addBytes(rows, in int, hessian bool) int64 {
 }
 
 func newGatherer(dev kernels.Device, roles []model.Role, in int, hessian bool) *gatherer {
-	g := &gatherer{dev: dev, roles: roles, squares: make([]float64, in)}
+	g := &gatherer{dev: dev, roles: roles, squares: make([]float64, in), abs: make([]float64, in)}
 	if hessian {
 		g.hessian = make([]float32, in*in)
 	}
@@ -60,6 +61,7 @@ func (g *gatherer) add(x *kernels.Tensor) {
 				return
 			}
 			g.squares[c] += float64(v) * float64(v)
+			g.abs[c] += math.Abs(float64(v))
 		}
 	}
 	g.tokens += x.Rows
@@ -110,12 +112,13 @@ func (g *gatherer) inputs() (*Inputs, error) {
 		return nil, g.bad
 	}
 	n := len(g.squares)
-	in := &Inputs{Tokens: g.tokens, MeanSquare: make([]float32, n), Hessian: g.hessian}
+	in := &Inputs{Tokens: g.tokens, MeanSquare: make([]float32, n), MeanAbs: make([]float32, n), Hessian: g.hessian}
 	for c, sum := range g.squares {
 		if sum > math.MaxFloat32 {
 			return nil, fault.Invalid("the activations of channel %d are too large to be squared", c)
 		}
 		in.MeanSquare[c] = float32(sum / float64(g.tokens))
+		in.MeanAbs[c] = float32(g.abs[c] / float64(g.tokens))
 	}
 	if g.hessian != nil {
 		// The two halves are summed alike; what rounding differs is dropped.
@@ -127,4 +130,23 @@ func (g *gatherer) inputs() (*Inputs, error) {
 	}
 	g.hessian, g.part = nil, nil
 	return in, nil
+}
+
+// Divide makes in what it would be had every channel been divided by its scale
+// [in].
+func (in *Inputs) Divide(scale []float32) {
+	n := len(scale)
+	for i, s := range scale {
+		in.MeanAbs[i] /= s
+		in.MeanSquare[i] = in.MeanSquare[i] / s / s
+	}
+	if in.Hessian == nil {
+		return
+	}
+	for i, s := range scale {
+		row := in.Hessian[i*n:][:n]
+		for j := range row {
+			row[j] = row[j] / s / scale[j]
+		}
+	}
 }

@@ -2,6 +2,7 @@ package calibrate
 
 import (
 	"fmt"
+	"slices"
 
 	"llmc/internal/fault"
 	"llmc/model"
@@ -141,7 +142,7 @@ func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
 			held += in.bytes
 		}
 		most = max(most, held+p.forward()+p.add(pass))
-		for _, in := range pass {
+		for _, in := range slices.Backward(pass) {
 			most = max(most, held+in.solve.Bytes)
 			held -= in.bytes
 		}

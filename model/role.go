@@ -67,6 +67,15 @@ func (r Role) IsLinear() bool {
 // IsMatrix reports whether the role is a two-dimensional weight.
 func (r Role) IsMatrix() bool { return r.IsLinear() || r == Embed || r == Head }
 
+// IsNorm reports whether the role is the weights of a norm.
+func (r Role) IsNorm() bool {
+	switch r {
+	case FinalNorm, AttnNorm, QNorm, KNorm, PostAttnNorm, FFNNorm, PostFFNNorm:
+		return true
+	}
+	return false
+}
+
 // ID says which tensor of a model one is.
 type ID struct {
 	Role  Role

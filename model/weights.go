@@ -32,6 +32,7 @@ type Weights struct {
 
 	stored   map[ID]map[string]raw.Tensor // by the last part of the name: "weight", "qweight", ...
 	replaced map[ID]kernels.Matrix
+	vectors  map[ID][]float32 // replaced ones
 }
 
 // Open reads the configuration and finds every tensor it needs. A missing or
@@ -46,6 +47,7 @@ func Open(c *formats.Checkpoint) (*Weights, error) {
 		Config: cfg, Kind: c.Kind,
 		stored:   map[ID]map[string]raw.Tensor{},
 		replaced: map[ID]kernels.Matrix{},
+		vectors:  map[ID][]float32{},
 	}
 	if c.Kind == formats.HuggingFace {
 		if w.Quantization, err = hfquant.FromConfig(c.Config); err != nil {
@@ -218,6 +220,9 @@ func (w *Weights) Replace(id ID, m kernels.Matrix) { w.replaced[id] = m }
 // Vector returns a one-dimensional weight as it multiplies or adds: the norms
 // of families that store w and mean 1+w come with the one added.
 func (w *Weights) Vector(id ID) ([]float32, error) {
+	if v, ok := w.vectors[id]; ok {
+		return slices.Clone(v), nil
+	}
 	t, ok := w.stored[id][lastPart(id)]
 	shape := w.Config.Shape(id)
 	if !ok || len(shape) != 1 {
@@ -229,7 +234,7 @@ func (w *Weights) Vector(id ID) ([]float32, error) {
 	}
 	v := make([]float32, shape[0])
 	m.Row(v, 0)
-	if w.Kind == formats.HuggingFace && w.Config.Family.NormPlusOne && isNorm(id.Role) {
+	if w.Kind == formats.HuggingFace && w.Config.Family.NormPlusOne && id.Role.IsNorm() {
 		for i := range v {
 			v[i]++
 		}
@@ -237,12 +242,21 @@ func (w *Weights) Vector(id ID) ([]float32, error) {
 	return v, nil
 }
 
-func isNorm(r Role) bool {
-	switch r {
-	case FinalNorm, AttnNorm, QNorm, KNorm, PostAttnNorm, FFNNorm, PostFFNNorm:
-		return true
+// ReplaceVector makes Vector return v for a norm's weights or a bias, in the
+// same terms: as it multiplies or adds. It panics when v has another length
+// than the vector it replaces.
+func (w *Weights) ReplaceVector(id ID, v []float32) {
+	if shape := w.Config.Shape(id); len(shape) != 1 || shape[0] != len(v) {
+		panic(fmt.Sprintf("model: %d numbers cannot replace %s, which has shape %v", len(v), id, shape))
 	}
-	return false
+	w.vectors[id] = v
+}
+
+// Replaced reports whether a tensor is no longer what the checkpoint holds.
+func (w *Weights) Replaced(id ID) bool {
+	_, vector := w.vectors[id]
+	_, matrix := w.replaced[id]
+	return vector || matrix
 }
 
 // Bytes is the size of a stored tensor, all its parts.

@@ -10,22 +10,24 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 )
 
-// Spec is the shape of a tiny llama. The zero value of a field means the
-// default in its comment.
+// Spec is the family and the shape of a tiny model. The zero value of a field
+// means the default in its comment.
 type Spec struct {
-	Hidden  int // 256, so that every ggml type divides the rows
-	FFN     int // 256
-	Layers  int // 2
-	Heads   int // 8
-	KVHeads int // 4
-	Context int // 128
-	Vocab   int // 288: bytes, a begin and an end token, padding to a multiple of 32
+	Family  string // "llama"; or mistral, qwen2, qwen3, gemma3
+	Hidden  int    // 256, so that every ggml type divides the rows
+	FFN     int    // 256
+	Layers  int    // 2
+	Heads   int    // 8
+	KVHeads int    // 4
+	Context int    // 128
+	Vocab   int    // 288: bytes, a begin and an end token, padding to a multiple of 32
 	Untied  bool
 	Seed    uint64
 }
@@ -39,7 +41,25 @@ func (s Spec) withDefaults() Spec {
 			*field.value = field.use
 		}
 	}
+	s.Family = cmp.Or(s.Family, "llama")
 	return s
+}
+
+// parts are what a family has besides llama's tensors.
+type parts struct {
+	class, modelType          string
+	biases, qkNorm, postNorms bool
+	config                    map[string]any
+}
+
+var families = map[string]parts{
+	"llama":   {class: "LlamaForCausalLM", modelType: "llama"},
+	"mistral": {class: "MistralForCausalLM", modelType: "mistral", config: map[string]any{"sliding_window": 16}},
+	"qwen2":   {class: "Qwen2ForCausalLM", modelType: "qwen2", biases: true},
+	"qwen3":   {class: "Qwen3ForCausalLM", modelType: "qwen3", qkNorm: true},
+	"gemma3": {class: "Gemma3ForCausalLM", modelType: "gemma3_text", qkNorm: true, postNorms: true, config: map[string]any{
+		"hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 32,
+	}},
 }
 
 // The tokens after the 256 bytes.
@@ -57,7 +77,7 @@ type Tensor struct {
 }
 
 // Files returns config.json, model.safetensors, tokenizer.json and
-// tokenizer_config.json of a llama with BF16 weights and a byte-level tokenizer.
+// tokenizer_config.json of a model with BF16 weights and a byte-level tokenizer.
 func Files(spec Spec) map[string][]byte {
 	s := spec.withDefaults()
 	return map[string][]byte{
@@ -82,7 +102,7 @@ func Write(dir string, spec Spec) error {
 	return nil
 }
 
-// Tensors returns the weights of the llama that spec describes.
+// Tensors returns the weights of the model that spec describes.
 func Tensors(spec Spec) []Tensor {
 	s := spec.withDefaults()
 	rng := rand.New(rand.NewPCG(s.Seed, 1))
@@ -91,20 +111,41 @@ func Tensors(spec Spec) []Tensor {
 	add := func(name string, mean, deviation float64, shape ...int) {
 		list = append(list, random(rng, name, mean, deviation, shape))
 	}
+	family := families[s.Family]
+	norm := func(name string, n int) {
+		mean := 1.0
+		if s.Family == "gemma3" {
+			mean = 0 // its norms multiply by 1+w
+		}
+		add(name, mean, 0.1, n)
+	}
 	add("model.embed_tokens.weight", 0, 0.5, s.Vocab, s.Hidden)
 	for i := range s.Layers {
 		p := fmt.Sprintf("model.layers.%d.", i)
-		add(p+"input_layernorm.weight", 1, 0.1, s.Hidden)
+		norm(p+"input_layernorm.weight", s.Hidden)
 		add(p+"self_attn.q_proj.weight", 0, 0.1, s.Hidden, s.Hidden)
 		add(p+"self_attn.k_proj.weight", 0, 0.1, kv, s.Hidden)
 		add(p+"self_attn.v_proj.weight", 0, 0.1, kv, s.Hidden)
 		add(p+"self_attn.o_proj.weight", 0, 0.1, s.Hidden, s.Hidden)
-		add(p+"post_attention_layernorm.weight", 1, 0.1, s.Hidden)
+		norm(p+"post_attention_layernorm.weight", s.Hidden)
 		add(p+"mlp.gate_proj.weight", 0, 0.1, s.FFN, s.Hidden)
 		add(p+"mlp.up_proj.weight", 0, 0.1, s.FFN, s.Hidden)
 		add(p+"mlp.down_proj.weight", 0, 0.1, s.Hidden, s.FFN)
+		if family.biases {
+			add(p+"self_attn.q_proj.bias", 0, 0.2, s.Hidden)
+			add(p+"self_attn.k_proj.bias", 0, 0.2, kv)
+			add(p+"self_attn.v_proj.bias", 0, 0.2, kv)
+		}
+		if family.qkNorm {
+			norm(p+"self_attn.q_norm.weight", s.Hidden/s.Heads)
+			norm(p+"self_attn.k_norm.weight", s.Hidden/s.Heads)
+		}
+		if family.postNorms {
+			norm(p+"pre_feedforward_layernorm.weight", s.Hidden)
+			norm(p+"post_feedforward_layernorm.weight", s.Hidden)
+		}
 	}
-	add("model.norm.weight", 1, 0.1, s.Hidden)
+	norm("model.norm.weight", s.Hidden)
 	if s.Untied {
 		add("lm_head.weight", 0, 0.2, s.Vocab, s.Hidden)
 	}
@@ -144,9 +185,10 @@ func SafeTensors(tensors []Tensor) []byte {
 }
 
 func config(s Spec) []byte {
-	return mustJSON(map[string]any{
-		"architectures":           []string{"LlamaForCausalLM"},
-		"model_type":              "llama",
+	family := families[s.Family]
+	c := map[string]any{
+		"architectures":           []string{family.class},
+		"model_type":              family.modelType,
 		"hidden_size":             s.Hidden,
 		"intermediate_size":       s.FFN,
 		"num_hidden_layers":       s.Layers,
@@ -161,7 +203,12 @@ func config(s Spec) []byte {
 		"bos_token_id":            bos,
 		"eos_token_id":            eos,
 		"torch_dtype":             "bfloat16",
-	})
+	}
+	if s.Family != "llama" {
+		c["head_dim"] = s.Hidden / s.Heads
+	}
+	maps.Copy(c, family.config)
+	return mustJSON(c)
 }
 
 // tokenizer is byte-level BPE without merges: one token a byte.

@@ -248,27 +248,36 @@ func CommonType(w *model.Weights, kind formats.Kind) dtype.Type {
 	return best
 }
 
-// vectorType is the type of a vector; main is that of the matrices.
+// vectorType is the type of a vector; main is that of the matrices. One that
+// was replaced keeps its type only where that holds the new numbers.
 func vectorType(w *model.Weights, id model.ID, kind formats.Kind, to, main dtype.Type) (dtype.Type, error) {
 	stored, err := storedVector(w, id)
-	switch {
-	case err != nil:
+	if err != nil {
 		return dtype.Invalid, err
+	}
+	kept := dtype.Invalid
+	switch {
 	case kind == formats.GGUF && w.Kind == formats.GGUF:
-		return stored.Type, nil
+		kept = stored.Type
 	case kind == formats.GGUF:
 		return dtype.F32, nil
 	case to != dtype.Invalid:
 		return to, nil
 	case w.Kind == formats.HuggingFace && stored.Type.IsFloat():
-		return stored.Type, nil
+		kept = stored.Type
+	}
+	if kept != dtype.Invalid && !w.Replaced(id) {
+		return kept, nil
 	}
 	v, err := plainVector(w, id, kind)
 	if err != nil {
 		return dtype.Invalid, err
 	}
-	if main.IsFloat() && exact(v, main) {
-		return main, nil
+	if kept == dtype.Invalid {
+		kept = main
+	}
+	if kept.IsFloat() && exact(v, kept) {
+		return kept, nil
 	}
 	return dtype.F32, nil
 }

@@ -110,6 +110,12 @@ func write(t *testing.T, c *formats.Checkpoint, kind formats.Kind, to dtype.Type
 	if err != nil {
 		t.Fatal(err)
 	}
+	return writeWeights(t, c, w, kind, to, path, threads)
+}
+
+// writeWeights does that for weights that are not all the checkpoint's.
+func writeWeights(t *testing.T, c *formats.Checkpoint, w *model.Weights, kind formats.Kind, to dtype.Type, path string, threads int) *formats.Checkpoint {
+	t.Helper()
 	items, err := Plain(w, kind, to)
 	if err != nil {
 		t.Fatal(err)

@@ -31,8 +31,8 @@ func storedVector(w *model.Weights, id model.ID) (raw.Tensor, error) {
 }
 
 // plainVector returns the numbers of a vector as an output of a kind holds
-// them: GGUF stores 1+w where Hugging Face stores w, in families whose norms
-// multiply by that, and the biases of q and k in the order of their rows.
+// them: Hugging Face stores w where the norms of some families multiply by 1+w,
+// and the biases of q and k stand in the order of their rows.
 func plainVector(w *model.Weights, id model.ID, kind formats.Kind) ([]float32, error) {
 	if id.Role == model.RopeFreqs && w.Kind == formats.HuggingFace {
 		var v []float32
@@ -41,6 +41,26 @@ func plainVector(w *model.Weights, id model.ID, kind formats.Kind) ([]float32, e
 		}
 		return v, nil
 	}
+	if kind == w.Kind && !w.Replaced(id) {
+		return storedNumbers(w, id) // to which nothing is added that would have to be taken off
+	}
+	v, err := w.Vector(id)
+	if err != nil {
+		return nil, err
+	}
+	if kind == formats.HuggingFace && w.Config.Family.NormPlusOne && id.Role.IsNorm() {
+		for i := range v {
+			v[i]--
+		}
+	}
+	if order := rowOrder(&w.Config, id, w.Kind, kind); order != nil {
+		v = gather(v, order)
+	}
+	return v, nil
+}
+
+// storedNumbers decodes a vector of the checkpoint.
+func storedNumbers(w *model.Weights, id model.ID) ([]float32, error) {
 	t, err := storedVector(w, id)
 	if err != nil {
 		return nil, err
@@ -51,21 +71,6 @@ func plainVector(w *model.Weights, id model.ID, kind formats.Kind) ([]float32, e
 		return nil, fault.Invalid("the tensor %s: %w", t.Name, err)
 	}
 	m.Row(v, 0)
-	if kind == w.Kind {
-		return v, nil
-	}
-	if w.Config.Family.NormPlusOne && !id.Bias {
-		one := float32(1)
-		if kind == formats.HuggingFace {
-			one = -1
-		}
-		for i := range v {
-			v[i] += one
-		}
-	}
-	if order := rowOrder(&w.Config, id, w.Kind, kind); order != nil {
-		v = gather(v, order)
-	}
 	return v, nil
 }
 

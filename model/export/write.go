@@ -112,7 +112,8 @@ func (w *writer) item(i int) error {
 
 // vector writes a vector; one that does not change, byte for byte.
 func (w *writer) vector(it *Item, t raw.Tensor) error {
-	if stored, err := storedVector(w.weights, it.ID); err == nil && w.from.Kind == w.spec.Kind && stored.Type == it.Type {
+	stored, err := storedVector(w.weights, it.ID)
+	if err == nil && w.from.Kind == w.spec.Kind && stored.Type == it.Type && !w.weights.Replaced(it.ID) {
 		return w.bytes(t, stored.Data)
 	}
 	v, err := plainVector(w.weights, it.ID, w.spec.Kind)
