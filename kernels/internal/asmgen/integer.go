@@ -152,55 +152,88 @@ type panelRows struct {
 	ones reg.VecVirtual // AVX2: 16-bit ones
 }
 
-// rows multiplies a block with all rows, two at a time, and moves x past them.
+// group is how many rows one round of the loop multiplies.
+func (p *panelRows) group() int {
+	if p.g.wide() {
+		return 4
+	}
+	return 2
+}
+
+// rows multiplies a block with all rows and moves x past them.
 func (p *panelRows) rows(b *block, c, x, rows reg.GPVirtual) {
-	g := p.g
+	g, n := p.g, p.group()
 	left, to := g.GP64(), g.GP64()
 	g.MOVQ(c, to)
 	g.MOVQ(rows, left)
-	g.SUBQ(operand.Imm(2), left)
-	g.JLT(operand.LabelRef("single"))
-	g.Label("pair")
-	p.multiply(b, x, 0, g.at(to, 0))
-	p.multiply(b, x, recordBytes, g.at(to, 1))
-	g.move(x, 2*recordBytes)
-	g.move(to, 2*g.bytes())
-	g.SUBQ(operand.Imm(2), left)
-	g.JGE(operand.LabelRef("pair"))
-	g.Label("single")
-	g.ADDQ(operand.Imm(2), left)
+	g.SUBQ(operand.Imm(uint64(n)), left)
+	g.JLT(operand.LabelRef("few"))
+	g.Label("group")
+	p.multiply(b, x, to, n)
+	g.SUBQ(operand.Imm(uint64(n)), left)
+	g.JGE(operand.LabelRef("group"))
+	g.Label("few")
+	g.ADDQ(operand.Imm(uint64(n)), left)
 	g.JZ(operand.LabelRef("rowsdone"))
-	p.multiply(b, x, 0, g.at(to, 0))
-	g.move(x, recordBytes)
+	g.Label("single")
+	p.multiply(b, x, to, 1)
+	g.DECQ(left)
+	g.JNZ(operand.LabelRef("single"))
 	g.Label("rowsdone")
 }
 
-// multiply adds the products of one row to the sums at c. The order of
-// operations is that of portable Go:
+// multiply multiplies n rows and moves x and c past them. Where there are
+// registers for it, the rows' instructions alternate, so that few wait for the
+// one before.
+func (p *panelRows) multiply(b *block, x, c reg.GPVirtual, n int) {
+	var rows [][]func()
+	for r := range n {
+		rows = append(rows, p.row(b, x, r*recordBytes, p.g.at(c, r)))
+	}
+	if p.g.wide() {
+		for i := range rows[0] {
+			for _, steps := range rows {
+				steps[i]()
+			}
+		}
+	} else {
+		for _, steps := range rows {
+			for _, step := range steps {
+				step()
+			}
+		}
+	}
+	p.g.move(x, n*recordBytes)
+	p.g.move(c, n*p.g.bytes())
+}
+
+// row returns the steps that add the products of one row to the sums at c. The
+// order of operations is that of portable Go:
 //
 //	c += (float(products of codes) * scale) * x.scale + minimum * x.sum
-func (p *panelRows) multiply(b *block, x reg.GPVirtual, disp int, c operand.Mem) {
-	g := p.g
-	var sum reg.VecVirtual
+func (p *panelRows) row(b *block, x reg.GPVirtual, disp int, c operand.Mem) (steps []func()) {
+	g, sum := p.g, p.g.vec()
+	do := func(step func()) { steps = append(steps, step) }
+	scaled := func(sum reg.VecVirtual, from, to, bias int, scale operand.Op) {
+		steps = append(steps, p.dot(sum, b, from, to, x, disp, bias)...)
+		do(func() { g.VCVTDQ2PS(sum, sum) })
+		do(func() { g.VMULPS(scale, sum, sum) })
+	}
 	if b.halves() {
-		sum = p.dot(b, 0, 4, x, disp, recordBiasL)
-		g.VCVTDQ2PS(sum, sum)
-		g.VMULPS(b.scales[0], sum, sum)
-		upper := p.dot(b, 4, 8, x, disp, recordBiasU)
-		g.VCVTDQ2PS(upper, upper)
-		g.VMULPS(b.scales[1], upper, upper)
-		g.VADDPS(upper, sum, sum)
+		upper := g.vec()
+		scaled(sum, 0, 4, recordBiasL, b.scales[0])
+		scaled(upper, 4, 8, recordBiasU, b.scales[1])
+		do(func() { g.VADDPS(upper, sum, sum) })
 	} else {
-		sum = p.dot(b, 0, 8, x, disp, recordBias)
-		g.VCVTDQ2PS(sum, sum)
-		g.VMULPS(b.scales[0], sum, sum)
+		scaled(sum, 0, 8, recordBias, b.scales[0])
 	}
-	g.multiply(mem(x, disp+recordScale), sum, sum)
+	do(func() { g.multiply(mem(x, disp+recordScale), sum, sum) })
 	if b.minima != nil {
-		g.VADDPS(p.offset(b, x, disp), sum, sum)
+		do(func() { g.VADDPS(p.offset(b, x, disp), sum, sum) })
 	}
-	g.VADDPS(c, sum, sum)
-	g.VMOVUPS(sum, c)
+	do(func() { g.VADDPS(c, sum, sum) })
+	do(func() { g.VMOVUPS(sum, c) })
+	return steps
 }
 
 // offset is what the minima contribute to a row.
@@ -224,23 +257,30 @@ func (p *panelRows) offset(b *block, x reg.GPVirtual, disp int) reg.VecVirtual {
 	return lower
 }
 
-// dot returns the products of columns [4*from, 4*to) of a block with a row of
-// activations, summed for each lane, the offset of the codes taken out.
-func (p *panelRows) dot(b *block, from, to int, x reg.GPVirtual, disp, bias int) reg.VecVirtual {
+// dot returns the steps that set sum to the products of columns [4*from, 4*to)
+// of a block with a row of activations, for each lane, the offset of the codes
+// taken out.
+func (p *panelRows) dot(sum reg.VecVirtual, b *block, from, to int, x reg.GPVirtual, disp, bias int) (steps []func()) {
 	g := p.g
-	sum := g.vec()
-	if g.wide() {
-		g.VPBROADCASTD(mem(x, disp+bias), sum)
-		for i := from; i < to; i++ {
-			g.VPDPBUSD_BCST(mem(x, disp+4*i), b.codes[i], sum)
-		}
-		return sum
+	if !g.wide() {
+		return []func(){func() { p.dotPairs(sum, b, from, to, x, disp, bias) }}
 	}
+	steps = append(steps, func() { g.VPBROADCASTD(mem(x, disp+bias), sum) })
+	for i := from; i < to; i++ {
+		steps = append(steps, func() { g.VPDPBUSD_BCST(mem(x, disp+4*i), b.codes[i], sum) })
+	}
+	return steps
+}
+
+// dotPairs is dot without VPDPBUSD: by sums of pairs in 16 bits, as many as
+// these hold.
+func (p *panelRows) dotPairs(sum reg.VecVirtual, b *block, from, to int, x reg.GPVirtual, disp, bias int) {
+	g := p.g
 	if b.most == signed {
-		return p.dotSigned(b, from, to, x, disp)
+		p.dotSigned(sum, b, from, to, x, disp)
+		return
 	}
 	g.VPBROADCASTD(mem(x, disp+bias), sum)
-	// As many sums of pairs as 16 bits hold.
 	most := 32767 / (2 * 127 * b.most)
 	for i := from; i < to; {
 		pairs := g.YMM()
@@ -259,15 +299,13 @@ func (p *panelRows) dot(b *block, from, to int, x reg.GPVirtual, disp, bias int)
 		g.VPMADDWD(p.ones, pairs, pairs)
 		g.VPADDD(pairs, sum, sum)
 	}
-	return sum
 }
 
 // dotSigned multiplies signed codes by their absolute values and activations
 // of their sign, since AVX2 multiplies unsigned with signed bytes. Activations
 // are at least -127, so that their sign can change.
-func (p *panelRows) dotSigned(b *block, from, to int, x reg.GPVirtual, disp int) reg.VecVirtual {
+func (p *panelRows) dotSigned(sum reg.VecVirtual, b *block, from, to int, x reg.GPVirtual, disp int) {
 	g := p.g
-	sum := g.vec()
 	g.zero(sum)
 	for i := from; i < to; i++ {
 		v, size := g.YMM(), g.YMM()
@@ -278,7 +316,6 @@ func (p *panelRows) dotSigned(b *block, from, to int, x reg.GPVirtual, disp int)
 		g.VPMADDWD(p.ones, v, v)
 		g.VPADDD(v, sum, sum)
 	}
-	return sum
 }
 
 // integerPeak does nothing but integer dot products, to measure what the
