@@ -91,24 +91,29 @@ func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
 	if !ok || !e.rounds() {
 		return w, nil
 	}
-	return r.round(ctx, e, w, r.importance[id])
+	return r.round(ctx, r.layer(e, w, r.importance[id]))
 }
 
-// round rounds one weight and measures the result.
-func (r *Run) round(ctx context.Context, e *Entry, w kernels.Matrix, in *Inputs) (kernels.Matrix, error) {
-	l := Layer{Name: e.Name, ID: e.ID, Weight: w, Inputs: in}
+// layer is a weight as a method takes it.
+func (r *Run) layer(e *Entry, w kernels.Matrix, in *Inputs) Layer {
+	l := Layer{Name: e.Name, ID: e.ID, Weight: w, Scheme: e.To, Inputs: in}
 	if r.method.Needs() != NeedsNothing {
 		l.Solution = &Solution{}
 	}
-	q, err := r.method.Quantize(ctx, l, e.To)
+	return l
+}
+
+// round rounds one weight and measures the result.
+func (r *Run) round(ctx context.Context, l Layer) (kernels.Matrix, error) {
+	q, err := r.method.Quantize(ctx, l, l.Scheme)
 	if err != nil {
 		return nil, err
 	}
-	stats, err := Compare(ctx, w, q, r.threads)
+	stats, err := Compare(ctx, l.Weight, q, r.threads)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", e.Name, err)
+		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
-	r.results[e.ID] = Result{Entry: e, Stats: stats, Solution: l.Solution}
+	r.results[l.ID] = Result{Entry: r.entries[l.ID], Stats: stats, Solution: l.Solution}
 	return q, nil
 }
 
@@ -121,8 +126,32 @@ func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int
 	return calibrate.Walk(ctx, dev, r.weights, windows, o, r.visit)
 }
 
-// visit rounds the linears that share an input.
+// visit rounds the linears that share an input, scaled first by methods that
+// do so.
 func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
+	layers, err := r.layers(block, roles, in)
+	if err != nil || len(layers) == 0 {
+		return err
+	}
+	if m, ok := r.method.(Scaler); ok && block >= 0 {
+		if err := r.scale(ctx, m, block, layers); err != nil {
+			return err
+		}
+	}
+	for _, l := range layers {
+		q, err := r.round(ctx, l)
+		if err != nil {
+			return err
+		}
+		r.solved[l.ID] = q
+		r.weights.Replace(l.ID, q)
+	}
+	return nil
+}
+
+// layers are those of some linears that the plan rounds.
+func (r *Run) layers(block int, roles []model.Role, in *Inputs) ([]Layer, error) {
+	var layers []Layer
 	for _, role := range roles {
 		id := model.ID{Role: role, Block: block}
 		if role == model.Head && r.weights.Config.Tied {
@@ -134,16 +163,11 @@ func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inpu
 		}
 		w, err := r.weights.Matrix(id)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		q, err := r.round(ctx, e, w, in)
-		if err != nil {
-			return err
-		}
-		r.solved[id] = q
-		r.weights.Replace(id, q)
+		layers = append(layers, r.layer(e, w, in))
 	}
-	return nil
+	return layers, nil
 }
 
 // Results lists what was rounded so far, in the plan's order.

@@ -11,6 +11,7 @@ type Solution struct {
 	Damping  float64 `json:"damping,omitempty"`       // share of the mean diagonal added to the Hessian's
 	Dead     int     `json:"dead_channels,omitempty"` // input channels that were always zero
 	Fallback string  `json:"rounded_to_nearest_because,omitempty"`
+	Unscaled string  `json:"unscaled_because,omitempty"`
 
 	// OutputError is ‖(W-Q)X‖ / ‖WX‖ (Frobenius norms) over the calibration
 	// inputs X, RTNOutputError the same of round-to-nearest in the same scheme.

@@ -58,7 +58,7 @@ var families = map[string]parts{
 	"qwen2":   {class: "Qwen2ForCausalLM", modelType: "qwen2", biases: true},
 	"qwen3":   {class: "Qwen3ForCausalLM", modelType: "qwen3", qkNorm: true},
 	"gemma3": {class: "Gemma3ForCausalLM", modelType: "gemma3_text", qkNorm: true, postNorms: true, config: map[string]any{
-		"hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 32,
+		"hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16, "sliding_window_pattern": 2,
 	}},
 }
 
@@ -206,6 +206,7 @@ func config(s Spec) []byte {
 	}
 	if s.Family != "llama" {
 		c["head_dim"] = s.Hidden / s.Heads
+		c["query_pre_attn_scalar"] = s.Hidden / s.Heads // Gemma's, which GGUF has no place for otherwise
 	}
 	maps.Copy(c, family.config)
 	return mustJSON(c)

@@ -1,0 +1,53 @@
+package quantize
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"llmc/model"
+	"llmc/model/fold"
+)
+
+// Scaler is a [Method] that scales the input channels of linears before they
+// are rounded, and undoes it in what the inputs come from; see
+// [llmc/model/fold].
+type Scaler interface {
+	Method
+	// Scale returns by what the columns of layers are multiplied and their
+	// inputs divided, for each of g.Channels; nil leaves them as they are.
+	// layers share an input, so their Inputs are the same; l.Scheme is what l
+	// will be rounded to, scaled, by Quantize.
+	Scale(ctx context.Context, g *fold.Group, layers []Layer) ([]float32, error)
+}
+
+// scale lets the method scale the layers of a group, if all that this changes
+// is rounded afterwards: what is kept would lose precision by it.
+func (r *Run) scale(ctx context.Context, m Scaler, block int, layers []Layer) error {
+	groups := fold.Groups(&r.weights.Config, block)
+	at := slices.IndexFunc(groups, func(g fold.Group) bool { return slices.Contains(g.Linears, layers[0].ID.Role) })
+	g := &groups[at]
+	for _, role := range g.Matrices() {
+		if e := r.entries[model.ID{Role: role, Block: block}]; e == nil || !e.rounds() {
+			for _, l := range layers {
+				l.Solution.Unscaled = fmt.Sprintf("%s is kept as it is", role)
+			}
+			return nil
+		}
+	}
+	scale, err := m.Scale(ctx, g, layers)
+	if err != nil || scale == nil {
+		return err
+	}
+	applied, err := g.Apply(r.weights, scale)
+	if err != nil {
+		return err
+	}
+	layers[0].Inputs.Divide(applied)
+	for i := range layers {
+		if layers[i].Weight, err = r.weights.Matrix(layers[i].ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
