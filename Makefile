@@ -5,7 +5,7 @@
 
 GO ?= go
 
-.PHONY: all test lint levels fuzz bench asm demo interop interop-full interop-torch ci clean
+.PHONY: all test lint levels fuzz bench asm kill demo interop interop-full interop-torch ci clean
 
 all:
 	$(GO) build -o llmc ./cmd/llmc
@@ -39,6 +39,11 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . ./kernels/... ./tokenizer
+
+# Kills calibrated runs at KILLS random moments and resumes them.
+KILLS ?= 10
+kill:
+	LLMC_KILLS=$(KILLS) $(GO) test -count=1 -run TestKilledAndResumed ./cmd/llmc
 
 # Regenerates the committed assembly.
 asm:

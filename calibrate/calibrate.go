@@ -9,6 +9,7 @@ package calibrate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,11 +42,27 @@ type Options struct {
 	// [NewSchedule].
 	MaxMemory int64
 	// Dir is the folder for a file of hidden states, should they not be kept in
-	// memory; "" is the system's for temporary files.
+	// memory; "" is the journal's, or the system's for temporary files.
 	Dir string
+	// Journal, when not nil, keeps the tensors that the visitor replaced, block by
+	// block; blocks that it has already are not visited. It goes with visitors
+	// that change weights of the block they are called for.
+	Journal *Journal
+	// Save, when not nil, returns what else is to be kept of a block that was
+	// visited; Load is given it, as JSON, when the block was finished before. The
+	// block of the head is -1.
+	Save func(block int) (any, error)
+	Load func(block int, saved []byte) error
 	// Progress, when not nil, is told the floating-point operations done and
 	// those in all, as far as they are known beforehand.
 	Progress func(done, total int64)
+}
+
+func (o *Options) dir() string {
+	if o.Dir == "" && o.Journal != nil {
+		return o.Journal.dir
+	}
+	return o.Dir
 }
 
 // Visitor is called once for each input of a block, with the linears that
@@ -84,7 +101,7 @@ func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][
 	if err != nil {
 		return err
 	}
-	hidden, err := newHiddenStates(sizes, schedule.OnDisk, o.Dir)
+	hidden, err := newHiddenStates(sizes, schedule.OnDisk, o.dir())
 	if err != nil {
 		return err
 	}
@@ -93,18 +110,7 @@ func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][
 	for _, ids := range windows {
 		walk.rows = append(walk.rows, len(ids))
 	}
-	if err := walk.embed(ctx, windows); err != nil {
-		return err
-	}
-	for i := range w.Config.Blocks {
-		if err := walk.block(ctx, i, visit); err != nil {
-			return err
-		}
-	}
-	if o.Final {
-		return walk.final(ctx, visit)
-	}
-	return nil
+	return walk.run(ctx, windows, visit)
 }
 
 // walk is the state of one Walk.
@@ -118,6 +124,53 @@ type walk struct {
 	options  Options
 	schedule *Schedule
 	done     float64 // operations
+	total    float64
+	last     int // block that is not in the journal, -1 if all are
+}
+
+func (w *walk) run(ctx context.Context, windows [][]int32, visit Visitor) error {
+	blocks := w.weights.Config.Blocks
+	w.last = -1
+	for i := range blocks {
+		if w.kept(i) == nil {
+			w.last = i
+			w.total += w.schedule.block
+		} else {
+			w.total += w.schedule.forward
+		}
+	}
+	if w.options.Final && w.kept(blocks) == nil {
+		w.last = blocks
+	}
+	if w.last >= 0 {
+		if err := w.embed(ctx, windows); err != nil {
+			return err
+		}
+	}
+	for i := range blocks {
+		if err := w.block(ctx, i, visit); err != nil {
+			return err
+		}
+	}
+	if !w.options.Final {
+		return nil
+	}
+	if kept := w.kept(blocks); kept != nil {
+		return w.load(-1, kept)
+	}
+	if err := w.final(ctx, visit); err != nil {
+		return err
+	}
+	return w.keep(-1)
+}
+
+// kept returns a block as it was finished before, nil if it was not. The head
+// follows the last block.
+func (w *walk) kept(i int) *keptBlock {
+	if w.options.Journal == nil {
+		return nil
+	}
+	return w.options.Journal.blocks[i]
 }
 
 // embed begins the hidden states of all windows.
@@ -146,23 +199,22 @@ func (w *walk) save(window int, x *kernels.Tensor) error {
 }
 
 // block gathers the inputs of a block, lets the visitor at them, and takes the
-// hidden states through what it made of the block.
+// hidden states through what it made of the block, or had made of it before.
 func (w *walk) block(ctx context.Context, i int, visit Visitor) error {
-	if err := w.model.LoadBlock(w.weights, i); err != nil {
-		return err
-	}
 	defer w.drop(i)
 	w.state = w.model.NewState() // without the keys and values of other blocks
-	for at, pass := range slices.Backward(w.schedule.passes) {
-		keep := w.options.Unchanged && at == 0
-		if err := w.pass(ctx, i, pass, keep, visit); err != nil {
+	kept := w.kept(i)
+	if kept == nil {
+		if err := w.compress(ctx, i, visit); err != nil {
 			return err
 		}
+	} else if err := w.load(i, kept); err != nil {
+		return err
 	}
 	if w.options.Unchanged {
 		return nil
 	}
-	if i == w.weights.Config.Blocks-1 && !w.options.Final {
+	if i >= w.last {
 		w.advance(w.schedule.forward)
 		return nil // nobody sees what comes out
 	}
@@ -170,6 +222,65 @@ func (w *walk) block(ctx context.Context, i int, visit Visitor) error {
 		return err
 	}
 	return w.forward(ctx, i, w.save)
+}
+
+// load puts a block as it was finished before in its place.
+func (w *walk) load(i int, kept *keptBlock) error {
+	kept.restore(w.weights, i)
+	if w.options.Load == nil {
+		return nil
+	}
+	if err := w.options.Load(i, kept.saved); err != nil {
+		return fmt.Errorf("block %d as it was kept: %w", i, err)
+	}
+	return nil
+}
+
+// compress lets the visitor at all inputs of a block, and keeps what it made
+// of it.
+func (w *walk) compress(ctx context.Context, i int, visit Visitor) error {
+	if err := w.model.LoadBlock(w.weights, i); err != nil {
+		return err
+	}
+	for at, pass := range slices.Backward(w.schedule.passes) {
+		through := w.options.Unchanged && at == 0
+		if err := w.pass(ctx, i, pass, through, visit); err != nil {
+			return err
+		}
+	}
+	return w.keep(i)
+}
+
+// keep stores what the visitor made of a block, -1 for what is outside of them.
+func (w *walk) keep(i int) error {
+	if w.options.Journal == nil {
+		return nil
+	}
+	var saved any
+	var err error
+	if w.options.Save != nil {
+		if saved, err = w.options.Save(i); err != nil {
+			return err
+		}
+	}
+	text, err := json.Marshal(saved)
+	if err != nil {
+		return err
+	}
+	tensors, err := replacedIn(w.weights, i)
+	if err != nil {
+		return err
+	}
+	at := i
+	if i < 0 {
+		at = w.weights.Config.Blocks
+	}
+	kept, err := w.options.Journal.keep(at, tensors, text)
+	if err != nil {
+		return err
+	}
+	kept.restore(w.weights, i) // as views of the file, so that memory does not grow
+	return nil
 }
 
 // drop lets go of a block's weights.
@@ -230,10 +341,10 @@ func (w *walk) final(ctx context.Context, visit Visitor) error {
 }
 
 // pass gathers some inputs of a block, all windows through it, and lets the
-// visitor at them. keep says that what comes out of the block is what the next
+// visitor at them. through says that what comes out of the block is what the next
 // one takes.
-func (w *walk) pass(ctx context.Context, i int, pass []input, keep bool, visit Visitor) error {
-	gathered, err := w.gather(ctx, i, pass, keep)
+func (w *walk) pass(ctx context.Context, i int, pass []input, through bool, visit Visitor) error {
+	gathered, err := w.gather(ctx, i, pass, through)
 	if err != nil {
 		return err
 	}
@@ -254,7 +365,7 @@ func (w *walk) pass(ctx context.Context, i int, pass []input, keep bool, visit V
 
 // gather runs all windows through a block, and throws the results away unless
 // they are to be kept.
-func (w *walk) gather(ctx context.Context, i int, pass []input, keep bool) ([]*gatherer, error) {
+func (w *walk) gather(ctx context.Context, i int, pass []input, through bool) ([]*gatherer, error) {
 	var all []*gatherer
 	gatherers := map[model.Role]*gatherer{}
 	for _, in := range pass {
@@ -272,7 +383,7 @@ func (w *walk) gather(ctx context.Context, i int, pass []input, keep bool) ([]*g
 		for _, in := range pass {
 			w.advance(in.gather / float64(len(w.rows)))
 		}
-		if keep {
+		if through {
 			return w.save(window, x)
 		}
 		w.dev.Free(x)
@@ -292,7 +403,7 @@ func (w *walk) trim() {
 func (w *walk) advance(flops float64) {
 	w.done += flops
 	if w.options.Progress != nil {
-		w.options.Progress(int64(w.done), int64(w.schedule.Flops))
+		w.options.Progress(int64(w.done), int64(w.total))
 	}
 }
 

@@ -3,7 +3,6 @@ package calibrate
 import (
 	"fmt"
 	"os"
-	"unsafe"
 
 	"llmc/formats/raw"
 	"llmc/internal/fault"
@@ -95,12 +94,4 @@ func (s *diskStates) failed(err error) error {
 	size := float64(s.offsets[len(s.offsets)-1]) / 1e6
 	return fault.Hint(fmt.Errorf("cannot keep %.4g MB of activations in the folder %s: %w", size, s.dir, raw.Cause(err)),
 		"make room there, or allow enough memory to keep them in it")
-}
-
-// bytesOf views numbers as the bytes they are in memory.
-func bytesOf(values []float32) []byte {
-	if len(values) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), 4*len(values))
 }

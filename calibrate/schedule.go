@@ -30,6 +30,7 @@ type Schedule struct {
 
 	passes  [][]input // the inputs that are gathered together
 	forward float64   // operations that take all windows through a block
+	block   float64   // operations of a block, that included
 	mapped  int64     // bytes of weights that are views of files
 }
 
@@ -154,7 +155,8 @@ func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
 	} else {
 		s.Peak += s.Activations
 	}
-	s.Flops = float64(c.Blocks) * s.blockFlops(p.options.Unchanged)
+	s.block = s.blockFlops(p.options.Unchanged)
+	s.Flops = float64(c.Blocks) * s.block
 	return s
 }
 

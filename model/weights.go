@@ -268,11 +268,17 @@ func (w *Weights) Bytes(id ID) int64 {
 	return n
 }
 
-// Release lets go of the memory that a tensor of a mapped file takes. It can be
-// read again at any time.
+// Release lets go of the memory that a tensor of a mapped file takes, and what it
+// was replaced with. Both can be read again at any time.
 func (w *Weights) Release(id ID) {
 	for _, t := range w.stored[id] {
 		raw.Release(t.Data)
+	}
+	switch m := w.replaced[id].(type) {
+	case *kernels.Dense:
+		raw.Release(m.Data)
+	case *kernels.Groups:
+		raw.Release(m.Codes) // the rest is small
 	}
 }
 

@@ -3,8 +3,8 @@ package quantize
 import (
 	"context"
 	"fmt"
+	"time"
 
-	"llmc/calibrate"
 	"llmc/dtype"
 	"llmc/formats/raw"
 	"llmc/kernels"
@@ -51,6 +51,7 @@ type Result struct {
 	Entry    *Entry
 	Stats    Stats
 	Solution *Solution // nil unless the method asks for calibration
+	Seconds  float64   // that rounding and measuring took
 }
 
 // Run carries out a plan tensor by tensor, in whatever order they are asked
@@ -61,7 +62,7 @@ type Run struct {
 	threads int
 	entries map[model.ID]*Entry
 	results map[model.ID]Result
-	solved  map[model.ID]kernels.Matrix // by Calibrate
+	solved  map[model.ID]bool // by Calibrate: the weights have been replaced
 	plan    *Plan
 
 	importance Importance // for what Calibrate has not seen
@@ -70,7 +71,7 @@ type Run struct {
 // NewRun returns a run of plan over the weights it was made for.
 func NewRun(w *model.Weights, plan *Plan, method Method, threads int) *Run {
 	r := &Run{weights: w, method: method, threads: threads, plan: plan,
-		entries: map[model.ID]*Entry{}, results: map[model.ID]Result{}, solved: map[model.ID]kernels.Matrix{}}
+		entries: map[model.ID]*Entry{}, results: map[model.ID]Result{}, solved: map[model.ID]bool{}}
 	for i := range plan.Entries {
 		r.entries[plan.Entries[i].ID] = &plan.Entries[i]
 	}
@@ -80,15 +81,12 @@ func NewRun(w *model.Weights, plan *Plan, method Method, threads int) *Run {
 // Matrix returns the weight as the plan wants it stored: rounded, or as it is
 // when the plan keeps it. Rounded ones are measured against the source.
 func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
-	if q, ok := r.solved[id]; ok {
-		return q, nil
-	}
 	w, err := r.weights.Matrix(id)
 	if err != nil {
 		return nil, err
 	}
 	e, ok := r.entries[id]
-	if !ok || !e.rounds() {
+	if !ok || !e.rounds() || r.solved[id] {
 		return w, nil
 	}
 	return r.round(ctx, r.layer(e, w, r.importance[id]))
@@ -105,6 +103,7 @@ func (r *Run) layer(e *Entry, w kernels.Matrix, in *Inputs) Layer {
 
 // round rounds one weight and measures the result.
 func (r *Run) round(ctx context.Context, l Layer) (kernels.Matrix, error) {
+	start := time.Now()
 	q, err := r.method.Quantize(ctx, l, l.Scheme)
 	if err != nil {
 		return nil, err
@@ -113,61 +112,8 @@ func (r *Run) round(ctx context.Context, l Layer) (kernels.Matrix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
-	r.results[l.ID] = Result{Entry: r.entries[l.ID], Stats: stats, Solution: l.Solution}
+	r.results[l.ID] = Result{Entry: r.entries[l.ID], Stats: stats, Solution: l.Solution, Seconds: time.Since(start).Seconds()}
 	return q, nil
-}
-
-// Calibrate takes windows of token ids through the model block by block and
-// rounds the linears with what their inputs show; every block sees the inputs
-// that the rounded blocks before it give. Afterwards Matrix returns what was
-// found, and so do the weights the run was made of. o comes from
-// CalibrationOptions.
-func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int32, o calibrate.Options) error {
-	return calibrate.Walk(ctx, dev, r.weights, windows, o, r.visit)
-}
-
-// visit rounds the linears that share an input, scaled first by methods that
-// do so.
-func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
-	layers, err := r.layers(block, roles, in)
-	if err != nil || len(layers) == 0 {
-		return err
-	}
-	if m, ok := r.method.(Scaler); ok && block >= 0 {
-		if err := r.scale(ctx, m, block, layers); err != nil {
-			return err
-		}
-	}
-	for _, l := range layers {
-		q, err := r.round(ctx, l)
-		if err != nil {
-			return err
-		}
-		r.solved[l.ID] = q
-		r.weights.Replace(l.ID, q)
-	}
-	return nil
-}
-
-// layers are those of some linears that the plan rounds.
-func (r *Run) layers(block int, roles []model.Role, in *Inputs) ([]Layer, error) {
-	var layers []Layer
-	for _, role := range roles {
-		id := model.ID{Role: role, Block: block}
-		if role == model.Head && r.weights.Config.Tied {
-			id.Role = model.Embed
-		}
-		e, ok := r.entries[id]
-		if !ok || !e.rounds() {
-			continue
-		}
-		w, err := r.weights.Matrix(id)
-		if err != nil {
-			return nil, err
-		}
-		layers = append(layers, r.layer(e, w, in))
-	}
-	return layers, nil
 }
 
 // Results lists what was rounded so far, in the plan's order.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 
@@ -31,12 +30,13 @@ type calibrationOptions struct {
 	maxMemory    string
 	imatrix      string
 	saveImatrix  string
+	resume       bool
 
 	memory int64 // bytes of maxMemory, 0 for no limit
 }
 
 // calibrationFlags are their names.
-var calibrationFlags = []string{"calibration", "samples", "calibration-context", "seed", "damp", "act-order", "static-groups", "max-memory"}
+var calibrationFlags = []string{"calibration", "samples", "calibration-context", "seed", "damp", "act-order", "static-groups", "max-memory", "resume"}
 
 // importanceFlags are those of calibrationFlags that gathering an importance
 // matrix takes.
@@ -51,6 +51,7 @@ func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.maxMemory, "max-memory", "", "keep calibration within this much memory: 4GB (default: no limit)")
 	flags.StringVar(&o.imatrix, "imatrix", "", "rtn, GGUF: weigh errors by this importance matrix, made by llmc or llama-imatrix")
 	flags.StringVar(&o.saveImatrix, "save-imatrix", "", "rtn, GGUF: write the importance matrix of --calibration; .dat for the older form")
+	flags.BoolVar(&o.resume, "resume", false, "go on with a run that was ended; begins one if there is none")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
 	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
@@ -149,9 +150,6 @@ func (q *quantization) walk(o *calibrationOptions) (calibrate.Options, *calibrat
 		options = quantize.ImportanceOptions()
 	}
 	options.MaxMemory = o.memory
-	if q.job.out != "" {
-		options.Dir = filepath.Dir(q.job.out)
-	}
 	s, err := calibrate.NewSchedule(q.weights, o.samples, o.window(&q.weights.Config), options)
 	return options, s, err
 }
@@ -176,32 +174,46 @@ type calibrationReport struct {
 	StaticGroups bool    `json:"static_groups"`
 }
 
-// calibrate takes the text through the model and solves its linears.
-func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *calibrationOptions, text eval.Text) error {
-	windows, err := q.windows(o, text)
+// calibrate takes the text through the model and solves its linears. What is
+// done is kept beside the output, if there is one.
+func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *quantizeOptions, text eval.Text) error {
+	content, err := readText(text)
 	if err != nil {
 		return err
 	}
-	if len(windows) < o.samples {
-		global.ui.warn("%s gives %d samples of %d tokens, not %d", text.Name, len(windows), len(windows[0]), o.samples)
+	c := &o.calibration
+	windows, err := q.windows(c, text.Name, content)
+	if err != nil {
+		return err
+	}
+	if len(windows) < c.samples {
+		global.ui.warn("%s gives %d samples of %d tokens, not %d", text.Name, len(windows), len(windows[0]), c.samples)
 	}
 	q.report.Calibration = &calibrationReport{
 		Text: text.Name, Samples: len(windows), Context: len(windows[0]), Tokens: len(windows) * len(windows[0]),
-		Seed: o.seed, Damp: o.damp, ActOrder: o.actOrder, StaticGroups: o.staticGroups,
+		Seed: c.seed, Damp: c.damp, ActOrder: c.actOrder, StaticGroups: c.staticGroups,
 	}
-	options, schedule, err := q.walk(o)
+	options, schedule, err := q.walk(c)
 	if err != nil {
 		return err
 	}
-	if o.memory > 0 {
-		defer debug.SetMemoryLimit(debug.SetMemoryLimit(schedule.HeapLimit(o.memory)))
+	if c.memory > 0 {
+		debug.SetMemoryLimit(schedule.HeapLimit(c.memory))
+	}
+	dev := global.newDevice()
+	if q.out != nil && !q.job.gather {
+		in := runInputs{model: q.from, calibration: content, flags: o.flags, arithmetic: dev.Name()}
+		if q.unfinished, err = beginRun(ctx, global, in, q.job.out, q.weights.Config.Blocks, c.resume); err != nil {
+			return err
+		}
+		options.Journal = q.unfinished.journal
 	}
 	options.Progress = func(done, total int64) { global.ui.progress("calibrate", done, total) }
 	defer global.ui.closeProgress()
 	if q.job.gather {
 		err = q.gather(ctx, global, windows, options)
 	} else {
-		err = q.run.Calibrate(ctx, global.newDevice(), windows, options)
+		err = q.run.Calibrate(ctx, dev, windows, options)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.job.path, err)
@@ -236,25 +248,27 @@ func (q *quantization) readImportance(path string) error {
 	return nil
 }
 
-// windows reads and cuts the calibration text.
-func (q *quantization) windows(o *calibrationOptions, text eval.Text) ([][]int32, error) {
+// readText returns all of a text.
+func readText(text eval.Text) (string, error) {
+	r, err := text.Reader()
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	all, err := io.ReadAll(r)
+	return string(all), err
+}
+
+// windows cuts the calibration text.
+func (q *quantization) windows(o *calibrationOptions, name, text string) ([][]int32, error) {
 	tokenizer, err := model.OpenTokenizer(q.from)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", q.job.path, err)
 	}
-	r, err := text.Reader()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	all, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
 	s := calibrate.Sampling{Samples: o.samples, Context: o.window(&q.weights.Config), Seed: o.seed}
-	windows, err := calibrate.Windows(tokenizer, string(all), s)
+	windows, err := calibrate.Windows(tokenizer, text, s)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", text.Name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return windows, nil
 }

@@ -57,10 +57,10 @@ func exitCode(ctx context.Context, err error) int {
 func report(ctx context.Context, ui *ui, err error) int {
 	code := exitCode(ctx, err)
 	if code == exitInterrupted {
-		fmt.Fprintln(ui.err, "llmc: interrupted, nothing half-written was left behind")
-		return code
+		fmt.Fprintln(ui.err, "llmc: interrupted, no half-written output was left behind")
+	} else {
+		fmt.Fprintf(ui.err, "llmc: %v\n", err)
 	}
-	fmt.Fprintf(ui.err, "llmc: %v\n", err)
 	if hint := fault.HintOf(err); hint != "" {
 		fmt.Fprintf(ui.err, "hint: %s\n", hint)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"llmc/demo"
 	"llmc/dtype"
@@ -45,6 +46,7 @@ type quantizeOptions struct {
 
 	calibration calibrationOptions
 
+	flags *pflag.FlagSet
 	given func(flag string) bool // whether a flag was on the command line
 }
 
@@ -75,7 +77,7 @@ With --text FILE the model is measured before and after.`,
   llmc quantize model/ --bits 4 --bits-for down=8 --ignore 'model.layers.0.*' --dry-run`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.given = cmd.Flags().Changed
+			o.flags, o.given = cmd.Flags(), cmd.Flags().Changed
 			return runQuantize(cmd.Context(), global, o, args)
 		},
 	}
@@ -377,13 +379,15 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		}
 	}
 	free := func() error {
-		if o.dryRun || o.force {
+		if o.dryRun {
 			return nil
 		}
-		if err := checkFree(o.calibration.saveImatrix); err != nil {
-			return err
+		if path := o.calibration.saveImatrix; !o.force {
+			if err := checkFree(path); err != nil {
+				return err
+			}
 		}
-		return checkFree(job.out)
+		return checkOutput(job.out, o.calibration.resume, o.force)
 	}
 	if err := free(); err != nil {
 		return err
@@ -423,8 +427,22 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	if err := free(); err != nil { // it has a name by now
 		return err
 	}
-	if job.calibrates() {
-		if err := q.calibrate(ctx, global, &o.calibration, calibrationText); err != nil {
+	if err := q.execute(ctx, global, o, calibrationText, text); err != nil {
+		return q.unfinished.failed(err)
+	}
+	q.unfinished.finished(ui)
+	return nil
+}
+
+// execute does what was planned. text may be nil.
+func (q *quantization) execute(ctx context.Context, global *globalOptions, o *quantizeOptions, calibrationText eval.Text, text *eval.Text) error {
+	ui := global.ui
+	err := q.weights.Check(ctx, func(done, total int64) { ui.progress("check", done, total) })
+	if err != nil {
+		return fmt.Errorf("%s: %w", q.job.path, err)
+	}
+	if q.job.calibrates() {
+		if err := q.calibrate(ctx, global, o, calibrationText); err != nil {
 			return err
 		}
 	}
@@ -434,7 +452,7 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		}
 		ui.note("importance matrix of %d tensors written to %s", len(q.importance.Entries), path)
 	}
-	if job.only {
+	if q.job.only {
 		return ui.document(&q.report)
 	}
 	if err := q.carryOut(ctx, global, o.force); err != nil {
@@ -467,6 +485,7 @@ type quantization struct {
 	report  quantizeReport
 
 	importance *imatrix.File // what was gathered
+	unfinished *unfinished   // nil unless blocks are kept
 }
 
 // newQuantization plans everything that can be planned without reading weights.
@@ -510,14 +529,14 @@ func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, 
 
 // carryOut rounds the weights, into the output or in memory.
 func (q *quantization) carryOut(ctx context.Context, global *globalOptions, force bool) error {
-	err := q.weights.Check(ctx, func(done, total int64) { global.ui.progress("check", done, total) })
-	if err != nil {
-		return fmt.Errorf("%s: %w", q.job.path, err)
-	}
 	progress := func(done, total int64) { global.ui.progress("quantize", done, total) }
 	if q.out == nil {
 		err := q.run.Replace(ctx, progress)
 		global.ui.closeProgress()
+		return err
+	}
+	force, err := q.unfinished.writing(q.out.Tensors(), force)
+	if err != nil {
 		return err
 	}
 	err = q.out.Write(ctx, q.job.out, force, q.run.Matrix, progress)

@@ -246,10 +246,16 @@ func newTarget(path string, force, folder bool) (target, error) {
 	}
 	var random [6]byte
 	rand.Read(random[:]) // never fails
-	// A long base is cut, since names end at 255 bytes on most systems.
-	t.temp = filepath.Join(parent, fmt.Sprintf(".%.200s.llmc-%s", base, hex.EncodeToString(random[:])))
+	t.temp = filepath.Join(parent, t.stem()+hex.EncodeToString(random[:]))
 	return t, nil
 }
+
+// oldSuffix ends the name of a folder that is about to be replaced.
+const oldSuffix = "-old"
+
+// stem is how the names of unfinished outputs begin. A long name is cut, since
+// names end at 255 bytes on most systems.
+func (t *target) stem() string { return fmt.Sprintf(".%.200s.llmc-", filepath.Base(t.path)) }
 
 // checkFree reports whether the output may take its place.
 func (t *target) checkFree() error {
@@ -329,7 +335,7 @@ func (t *target) swap() (old string, err error) {
 	if t.folder && t.force {
 		// A file is replaced by the rename itself; a folder has to be moved away.
 		if _, err := os.Lstat(t.path); err == nil {
-			old = t.temp + "-old"
+			old = t.temp + oldSuffix
 			if err := os.Rename(t.path, old); err != nil {
 				return "", err
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -302,5 +303,27 @@ func TestProduce(t *testing.T) {
 		if err := Produce(io.Discard, int64(len(data)+1), pieces(size)); err == nil || !strings.Contains(err.Error(), "3000000 bytes were written, it has 3000001") {
 			t.Error(err)
 		}
+	}
+}
+
+// TestRecover makes what a killed program leaves, and what looks like it.
+func TestRecover(t *testing.T) {
+	const a, b = ".out.llmc-0123456789ab", ".out.llmc-ba9876543210"
+	others := map[string]string{".other.llmc-0123456789ab": "x", ".out.llmc-resume/": "", ".out.llmc-01234567": "x", "outer": "x"}
+	for name, c := range map[string]struct{ left, want map[string]string }{
+		"while writing":       {map[string]string{a + "/": "", a + "/f": "new", b: "new"}, nil},
+		"before the rename":   {map[string]string{a + "/f": "new", a + "-old/f": "old"}, map[string]string{"out/": "", "out/f": "old"}},
+		"after it":            {map[string]string{"out/f": "new", a + "-old/f": "old"}, map[string]string{"out/": "", "out/f": "new"}},
+		"nothing to be found": {map[string]string{"out/f": "new"}, map[string]string{"out/": "", "out/f": "new"}},
+	} {
+		dir := t.TempDir()
+		grow(t, dir, others)
+		grow(t, dir, c.left)
+		want := maps.Clone(others)
+		maps.Copy(want, c.want)
+		if err := Recover(filepath.Join(dir, "out")); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		checkTree(t, dir, want)
 	}
 }

@@ -1,0 +1,159 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"llmc/internal/tinymodel"
+)
+
+// killed is a run of the real program that is ended without a warning.
+type killed struct {
+	t      *testing.T
+	dir    string
+	args   []string
+	stdout []byte
+}
+
+// run runs the command and kills it after a while, 0 for never. It reports
+// whether the command came to its end before.
+func (k *killed) run(after time.Duration, args ...string) (done bool) {
+	k.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command(self)
+	cmd.Args = append(append([]string{"llmc"}, k.args...), args...) // TestMain runs the command of that name
+	cmd.Dir, cmd.Stdout, cmd.Stderr = k.dir, &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		k.t.Fatal(err)
+	}
+	if after > 0 {
+		timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+		defer timer.Stop()
+	}
+	err = cmd.Wait()
+	switch code := cmd.ProcessState.ExitCode(); {
+	case code < 0: // by a signal
+		return false
+	case code == exitUsage && strings.Contains(stderr.String(), "out exists already"):
+		k.stdout = nil // it was killed after its last step
+	case code != exitOK:
+		k.t.Fatalf("%v: %v\n%s", cmd.Args, err, &stderr)
+	default:
+		k.stdout = stdout.Bytes()
+	}
+	return true
+}
+
+// TestKilledAndResumed kills a run at random moments, resumes it, and expects
+// the output and the report of a run that was left alone, and nothing else.
+// LLMC_KILLS is the number of moments.
+func TestKilledAndResumed(t *testing.T) {
+	moments := 3
+	if n, err := strconv.Atoi(os.Getenv("LLMC_KILLS")); err == nil {
+		moments = n
+	}
+	model := filepath.Join(t.TempDir(), "model")
+	if err := tinymodel.Write(model, tinymodel.Spec{Layers: 8, Untied: true}); err != nil {
+		t.Fatal(err)
+	}
+	text := filepath.Join(t.TempDir(), "text.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("The kettle sang while rain ran down the panes. ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"quantize", model, "--bits", "4", "--group-size", "32", "--method", "gptq", "--calibration", text,
+		"--samples", "8", "--calibration-context", "64", "--to", "compressed-tensors", "--head", "--json", "--resume", "-o", "out"}
+	alone := &killed{t: t, dir: t.TempDir(), args: args}
+	begin := time.Now()
+	if !alone.run(0) {
+		t.Fatal("it was killed")
+	}
+	length := time.Since(begin)
+	want := alone.results()
+	random := rand.New(rand.NewPCG(1, 2))
+	kills := 0
+	for range moments {
+		k := &killed{t: t, dir: t.TempDir(), args: args}
+		// Resumed runs are killed too, until one is left alone.
+		done := false
+		for i := 0; i < 2 && !done; i++ {
+			after := time.Duration((0.05 + 0.95*random.Float64()) * float64(length))
+			done = k.run(after)
+			if !done {
+				kills++
+			}
+		}
+		if !done {
+			k.run(0)
+		}
+		got := k.results()
+		if extra := len(got) - len(want); extra > 0 || extra < 0 && k.stdout != nil {
+			t.Errorf("it wrote %d files, want %d", len(got), len(want))
+		}
+		for name, data := range want {
+			if !bytes.Equal(got[name], data) && (name != "stdout" || k.stdout != nil) {
+				t.Errorf("%s is another", name)
+			}
+		}
+	}
+	if kills == 0 {
+		t.Error("nothing was killed")
+	}
+}
+
+// results reads the output's files, and checks that there is nothing else.
+func (k *killed) results() map[string][]byte {
+	k.t.Helper()
+	entries, err := os.ReadDir(k.dir)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if len(entries) != 1 || entries[0].Name() != "out" {
+		k.t.Errorf("%v is left, want only the output", entries)
+	}
+	files := map[string][]byte{}
+	out := filepath.Join(k.dir, "out")
+	entries, err = os.ReadDir(out)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if files[entry.Name()], err = os.ReadFile(filepath.Join(out, entry.Name())); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	if len(k.stdout) > 0 {
+		files["stdout"] = withoutTimes(k.t, k.stdout)
+	}
+	return files
+}
+
+// withoutTimes removes from a JSON document what two runs may differ in.
+func withoutTimes(t *testing.T, text []byte) []byte {
+	t.Helper()
+	var document map[string]any
+	if err := json.Unmarshal(text, &document); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	for _, tensor := range document["tensors"].([]any) {
+		delete(tensor.(map[string]any), "seconds")
+	}
+	text, err := json.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}

@@ -1,0 +1,126 @@
+package quantize
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"llmc/calibrate"
+	"llmc/kernels"
+	"llmc/model"
+)
+
+// Calibrate takes windows of token ids through the model block by block and
+// rounds the linears with what their inputs show; every block sees the inputs
+// that the rounded blocks before it give. Afterwards Matrix returns what was
+// found, and so do the weights the run was made of. o comes from
+// CalibrationOptions.
+func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int32, o calibrate.Options) error {
+	return calibrate.Walk(ctx, dev, r.weights, windows, o, r.visit)
+}
+
+// visit rounds the linears that share an input, scaled first by methods that
+// do so.
+func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
+	layers, err := r.layers(block, roles, in)
+	if err != nil || len(layers) == 0 {
+		return err
+	}
+	if m, ok := r.method.(Scaler); ok && block >= 0 {
+		if err := r.scale(ctx, m, block, layers); err != nil {
+			return err
+		}
+	}
+	for _, l := range layers {
+		q, err := r.round(ctx, l)
+		if err != nil {
+			return err
+		}
+		r.solved[l.ID] = true
+		r.weights.Replace(l.ID, q)
+	}
+	return nil
+}
+
+// layers are those of some linears that the plan rounds.
+func (r *Run) layers(block int, roles []model.Role, in *Inputs) ([]Layer, error) {
+	var layers []Layer
+	for _, role := range roles {
+		id := model.ID{Role: role, Block: block}
+		if role == model.Head && r.weights.Config.Tied {
+			id.Role = model.Embed
+		}
+		e, ok := r.entries[id]
+		if !ok || !e.rounds() {
+			continue
+		}
+		w, err := r.weights.Matrix(id)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, r.layer(e, w, in))
+	}
+	return layers, nil
+}
+
+// Coster is a [Method] that knows what it takes for one layer.
+type Coster interface {
+	Cost(rows, cols int) calibrate.Cost
+}
+
+// CalibrationOptions is what a walk has to gather, to plan and to keep for the
+// run's method.
+func (r *Run) CalibrationOptions() calibrate.Options {
+	o := calibrate.Options{Hessian: r.method.Needs()&NeedsHessian != 0, Save: r.save, Load: r.load}
+	if m, ok := r.method.(Coster); ok {
+		o.Solve = m.Cost
+	}
+	return o
+}
+
+// keptResult is a Result of a block as a journal keeps it.
+type keptResult struct {
+	Role     string    `json:"role"`
+	Stats    Stats     `json:"stats"`
+	Solution *Solution `json:"solution"`
+	Seconds  float64   `json:"seconds"`
+}
+
+// save returns the results of a block.
+func (r *Run) save(block int) (any, error) {
+	var list []keptResult
+	for _, result := range r.Results() {
+		if id := result.Entry.ID; id.Block == block {
+			list = append(list, keptResult{id.Role.String(), result.Stats, result.Solution, result.Seconds})
+		}
+	}
+	return list, nil
+}
+
+// load takes in what save returned before.
+func (r *Run) load(block int, saved []byte) error {
+	var list []keptResult
+	if err := json.Unmarshal(saved, &list); err != nil {
+		return err
+	}
+	for _, kept := range list {
+		role, _ := model.ParseRole(kept.Role)
+		id := model.ID{Role: role, Block: block}
+		e, ok := r.entries[id]
+		if !ok || !e.rounds() {
+			return fmt.Errorf("the plan does not round its %s", kept.Role)
+		}
+		r.results[id] = Result{Entry: e, Stats: kept.Stats, Solution: kept.Solution, Seconds: kept.Seconds}
+		r.solved[id] = true
+	}
+	return nil
+}
+
+// Cost adds up a layer [rows, cols]: first the Hessian in the order of the
+// columns, its factor in float64, and U; then U, the weights, and four products
+// of their size to compare the result with round-to-nearest's.
+func (m GPTQSolver) Cost(rows, cols int) calibrate.Cost {
+	r, n := int64(rows), int64(cols)
+	flops := 4*float64(n*n)*float64(n) + 9*float64(r*n)*float64(n) + 64*gptqBlock*float64(r*n)
+	return calibrate.Cost{Bytes: max(16*n*n, 4*n*n+18*r*n), Flops: flops}
+}
