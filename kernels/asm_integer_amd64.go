@@ -86,6 +86,30 @@ func panelQ5_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
 //go:noescape
 func panelQ6_KAVX2(c *float32, x *byte, w *byte, rows int, units int)
 
+// panelGroups2AVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups2AVX2(c *float32, x *byte, w *byte, rows int, units int, blocks int)
+
+// panelGroups3AVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups3AVX2(c *float32, x *byte, w *byte, rows int, units int, blocks int)
+
+// panelGroups4AVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups4AVX2(c *float32, x *byte, w *byte, rows int, units int, blocks int)
+
+// panelGroups8AVX2 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups8AVX2(c *float32, x *byte, w *byte, rows int, units int, blocks int)
+
 // quantizeAVX512 rounds blocks of 32 numbers to records that are stride bytes apart.
 //
 //go:noescape
@@ -167,3 +191,27 @@ func panelQ5_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
 //
 //go:noescape
 func panelQ6_KAVX512(c *float32, x *byte, w *byte, rows int, units int)
+
+// panelGroups2AVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups2AVX512(c *float32, x *byte, w *byte, rows int, units int, blocks int)
+
+// panelGroups3AVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups3AVX512(c *float32, x *byte, w *byte, rows int, units int, blocks int)
+
+// panelGroups4AVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups4AVX512(c *float32, x *byte, w *byte, rows int, units int, blocks int)
+
+// panelGroups8AVX512 adds to c [rows, lanes] the products of activations x [columns/32, rows]
+// and the lanes of a panel with units of blocks times 32 columns.
+//
+//go:noescape
+func panelGroups8AVX512(c *float32, x *byte, w *byte, rows int, units int, blocks int)

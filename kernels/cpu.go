@@ -32,6 +32,7 @@ type scratch struct {
 	row   []float32 // a dequantized row, or some
 	panel []float32 // packed weights
 	tile  []float32 // a tile that does not fit the result
+	bytes []byte    // a row of codes
 	attn  attentionTile
 }
 

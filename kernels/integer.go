@@ -41,12 +41,16 @@ type record struct {
 // the lanes of a panel. x is records.
 type panelLoop func(c *float32, x, w *byte, rows, units int)
 
+// groupLoop is panelLoop for groups of blocks times 32 columns.
+type groupLoop func(c *float32, x, w *byte, rows, units, blocks int)
+
 // integerOps are the integer loops of one CPU level.
 type integerOps struct {
 	lanes int // rows of a panel
 	// quantize rounds blocks of 32 numbers to records stride bytes apart.
 	quantize func(dst *byte, x *float32, blocks, stride int, offset int32)
-	panels   map[dtype.Type]panelLoop
+	panels   map[dtype.Type]panelLoop // of all types in integerFormats
+	groups   map[int]groupLoop        // by the bits of stored codes
 	// peak runs n rounds of integer products in registers and returns the
 	// operations of one round.
 	peak func(n int) float64
@@ -81,23 +85,47 @@ func (q *quantized) tile(first int) ([]record, int) {
 	return q.records[first*q.blocks:][:rows*q.blocks], rows
 }
 
-// loadInteger makes a matrix ready for integer products; nil when its type has
-// none.
+// loadInteger makes a matrix ready for integer products; nil when it has none.
 func (c *CPU) loadInteger(m Matrix) *integerWeight {
-	d, ok := m.(*Dense)
-	if !ok {
-		return nil
+	switch m := m.(type) {
+	case *Dense:
+		return c.loadBlocks(m)
+	case *Groups:
+		return c.loadGroups(m)
 	}
+	return nil
+}
+
+func (c *CPU) loadBlocks(d *Dense) *integerWeight {
 	f := integerFormats[d.Type]
 	if f == nil {
 		return nil
 	}
-	w := &integerWeight{format: f, rows: d.Rows, units: d.Cols / d.Type.BlockSize(), data: d.Data, lanes: 1}
-	w.rowLen = len(d.Data) / d.Rows
-	if o := c.ops.integer; o != nil && o.panels[d.Type] != nil {
-		w.loop, w.lanes = o.panels[d.Type], o.lanes
-		c.pack(w, d)
+	w := &integerWeight{format: f, rows: d.Rows, units: d.Cols / d.Type.BlockSize(), lanes: 1}
+	w.rowLen = w.units * f.bytes
+	o := c.ops.integer
+	if o == nil {
+		w.data = d.Data
+		return w
 	}
+	w.loop, w.lanes = o.panels[d.Type], o.lanes
+	c.pack(w, d)
+	return w
+}
+
+func (c *CPU) loadGroups(g *Groups) *integerWeight {
+	f := newGroupFormat(g)
+	if f == nil {
+		return nil
+	}
+	w := &integerWeight{format: f, rows: g.Rows, units: g.Cols / (32 * f.blocks), lanes: 1}
+	w.rowLen = w.units * f.bytes
+	if o := c.ops.integer; o != nil {
+		loop := o.groups[storedBits(g.Bits)]
+		w.lanes = o.lanes
+		w.loop = func(c *float32, x, panel *byte, rows, units int) { loop(c, x, panel, rows, units, f.blocks) }
+	}
+	c.pack(w, &groupUnits{g, f})
 	return w
 }
 

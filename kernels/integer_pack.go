@@ -6,7 +6,7 @@ import "encoding/binary"
 // of all its rows together.
 type segment struct {
 	at    int // byte of the block
-	size  int // bytes of an element, 2 or 4, or turned
+	size  int // bytes of an element, 1, 2 or 4, or turned
 	count int
 }
 
@@ -32,28 +32,41 @@ func (s segment) width() int {
 	return s.size
 }
 
-// pack rearranges the rows of d into panels. Rows after the last are zeros,
-// whose scales are zero too.
-func (c *CPU) pack(w *integerWeight, d *Dense) {
+// unitRows is a matrix as rows of units.
+type unitRows interface {
+	// units returns the bytes of row r, in scratch unless they are in memory.
+	units(scratch []byte, r int) []byte
+}
+
+// units returns the bytes of row r.
+func (d *Dense) units(_ []byte, r int) []byte { return d.bytes(r, 0, d.Cols) }
+
+// pack rearranges rows into panels. Rows after the last are zeros, whose scales
+// are zero too.
+func (c *CPU) pack(w *integerWeight, src unitRows) {
 	panels := ceilDiv(w.rows, w.lanes)
 	w.data = alignedBytes(panels * w.lanes * w.rowLen)
-	c.jobs.panels = packPanels{w: w, src: d.Data}
+	c.jobs.panels = packPanels{e: c.engine, w: w, src: src}
 	c.pool.run(panels, &c.jobs.panels)
 	c.jobs.panels = packPanels{}
 }
 
 // packPanels rearranges the rows of one panel in each part.
 type packPanels struct {
+	e   *engine
 	w   *integerWeight
-	src []byte
+	src unitRows
 }
 
-func (t *packPanels) run(_, part int) {
-	w := t.w
+func (t *packPanels) run(worker, part int) {
+	w, s := t.w, &t.e.scratch[worker]
+	if len(s.bytes) < w.rowLen {
+		s.bytes = make([]byte, w.rowLen)
+	}
 	first, size := part*w.lanes, w.lanes*w.rowLen
 	panel := w.data[part*size:][:size]
 	for lane := range min(w.lanes, w.rows-first) {
-		w.packRow(panel, t.src[(first+lane)*w.rowLen:][:w.rowLen], lane)
+		w.packRow(panel, t.src.units(s.bytes[:w.rowLen], first+lane), lane)
 	}
 }
 
@@ -71,9 +84,13 @@ func (w *integerWeight) packRow(panel, row []byte, lane int) {
 				for i := 0; i < len(src); i += 4 {
 					binary.LittleEndian.PutUint32(dst[i/4*step:], binary.LittleEndian.Uint32(src[i:]))
 				}
-			default:
+			case 2:
 				for i := 0; i < len(src); i += 2 {
 					binary.LittleEndian.PutUint16(dst[i/2*step:], binary.LittleEndian.Uint16(src[i:]))
+				}
+			default:
+				for i, v := range src {
+					dst[i*step] = v
 				}
 			}
 			panel = panel[s.count*step:]

@@ -118,6 +118,20 @@ func sameRecord(a, b record) bool {
 // on random bytes: scales that are NaN, infinite and denormal are among them.
 func TestIntegerProducts(t *testing.T) {
 	r := rand.New(rand.NewPCG(65, 66))
+	compare := func(name string, x []float32, n int, w Matrix) {
+		t.Helper()
+		want := fastProduct(&portable, 1, x, n, w)
+		for _, o := range levels() {
+			for _, threads := range []int{1, 2, 7} {
+				got := fastProduct(o, threads, x, n, w)
+				for i := range want {
+					if !sameValue(got[i], want[i], 0, 0) {
+						t.Fatalf("%s, %s, %d threads: element %d is %v, want %v", name, o.level, threads, i, got[i], want[i])
+					}
+				}
+			}
+		}
+	}
 	for _, typ := range integerTypes {
 		for _, s := range []struct{ n, rows, units int }{{1, 1, 1}, {2, 7, 2}, {3, 16, 3}, {5, 33, 1}, {64, 8, 1}, {67, 17, 2}, {130, 50, 1}} {
 			cols := s.units * typ.BlockSize()
@@ -131,27 +145,31 @@ func TestIntegerProducts(t *testing.T) {
 			if s.n > 64 {
 				x[3], x[len(x)-1] = float32(math.NaN()), float32(math.Inf(1))
 			}
-			want := fastProduct(&portable, 1, x, s.n, w)
-			for _, o := range levels() {
-				for _, threads := range []int{1, 2, 7} {
-					got := fastProduct(o, threads, x, s.n, w)
-					for i := range want {
-						if !sameValue(got[i], want[i], 0, 0) {
-							t.Fatalf("%s %+v, %s, %d threads: element %d is %v, want %v", typ, s, o.level, threads, i, got[i], want[i])
-						}
-					}
-				}
+			compare(fmt.Sprint(typ, s), x, s.n, w)
+		}
+	}
+	for bits := 2; bits <= 8; bits++ {
+		for _, s := range []struct{ n, rows, cols, size int }{{1, 1, 32, 32}, {3, 17, 192, 64}, {66, 35, 256, 128}, {5, 8, 96, 200}} {
+			g := randomGroups(r, s.rows, s.cols, bits, s.size, s.n != 5, false)
+			for i := range g.Codes {
+				g.Codes[i] = byte(r.Uint32())
 			}
+			compare(fmt.Sprint(bits, s), randoms(r, s.n*s.cols), s.n, g)
 		}
 	}
 }
 
-func fastProduct(o *ops, threads int, x []float32, n int, w *Dense) []float32 {
+func fastProduct(o *ops, threads int, x []float32, n int, w Matrix) []float32 {
 	c := newFastCPU(threads, o)
 	defer c.Close()
-	xt, dst := c.NewTensor(n, w.Cols), c.NewTensor(n, w.Rows)
+	rows, cols := w.Shape()
+	xt, dst := c.NewTensor(n, cols), c.NewTensor(n, rows)
 	c.Write(xt, x)
-	c.MatMul(dst, xt, c.Load(w))
+	loaded := c.Load(w)
+	if loaded.(*weight).integer == nil {
+		panic("the matrix has no integer products")
+	}
+	c.MatMul(dst, xt, loaded)
 	return dst.Data
 }
 
@@ -159,10 +177,22 @@ func fastProduct(o *ops, threads int, x []float32, n int, w *Dense) []float32 {
 // dequantized activations, in float64.
 func TestIntegerDefinition(t *testing.T) {
 	r := rand.New(rand.NewPCG(67, 68))
+	const rows, n = 9, 3
+	var matrices []Matrix
 	for _, typ := range integerTypes {
-		cols := 2 * typ.BlockSize()
-		const rows, n = 9, 3
-		w := randomDense(t, rows, cols, typ)
+		matrices = append(matrices, randomDense(t, rows, 2*typ.BlockSize(), typ))
+	}
+	for bits := 2; bits <= 8; bits++ {
+		for _, zeros := range []bool{false, true} {
+			g := randomGroups(r, rows, 256, bits, 64, zeros, false)
+			for i := range g.Codes {
+				g.Codes[i] = byte(r.Uint32())
+			}
+			matrices = append(matrices, g)
+		}
+	}
+	for _, w := range matrices {
+		_, cols := w.Shape()
 		x := randoms(r, n*cols)
 		got := fastProduct(&portable, 1, x, n, w)
 		row, records := make([]float32, cols), make([]record, cols/32)
@@ -177,10 +207,34 @@ func TestIntegerDefinition(t *testing.T) {
 					size += math.Abs(p)
 				}
 				if v := float64(got[i*rows+j]); !(math.Abs(v-sum) <= 1e-6*size) {
-					t.Errorf("%s: product is %v, want %v", typ, v, sum)
+					t.Errorf("%T, %d bytes: product is %v, want %v", w, w.Bytes(), v, sum)
 				}
 			}
 		}
+	}
+}
+
+// TestFastFallsBack: matrices without integer products are multiplied exactly.
+func TestFastFallsBack(t *testing.T) {
+	r := rand.New(rand.NewPCG(69, 70))
+	short, wide := randomGroups(r, 5, 256, 4, 48, false, false), randomGroups(r, 5, 256, 4, 64, true, false)
+	wide.Zeros[3] = 200
+	for _, w := range []Matrix{
+		randomGroups(r, 5, 256, 4, 64, true, true), short, wide, FromFloat32s(5, 256, randoms(r, 5*256)),
+		randomDense(t, 5, 256, dtype.F16), randomDense(t, 5, 256, dtype.IQ2_XS),
+	} {
+		x := randoms(r, 256)
+		var got [2][]float32
+		for compute := Exact; compute <= Fast; compute++ {
+			c := newCPU(2, &portable)
+			c.compute = compute
+			xt, dst := c.NewTensor(1, 256), c.NewTensor(1, 5)
+			c.Write(xt, x)
+			c.MatMul(dst, xt, c.Load(w))
+			got[compute] = dst.Data
+			c.Close()
+		}
+		checkClose(t, fmt.Sprintf("%T of %d bytes", w, w.Bytes()), got[1], got[0], 0)
 	}
 }
 

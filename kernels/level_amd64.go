@@ -80,6 +80,7 @@ var avx2 = ops{
 			dtype.Q5_K:   panelQ5_KAVX2,
 			dtype.Q6_K:   panelQ6_KAVX2,
 		},
+		groups: map[int]groupLoop{2: panelGroups2AVX2, 3: panelGroups3AVX2, 4: panelGroups4AVX2, 8: panelGroups8AVX2},
 	},
 }
 
@@ -140,5 +141,6 @@ var avx512 = ops{
 			dtype.Q5_K:   panelQ5_KAVX512,
 			dtype.Q6_K:   panelQ6_KAVX512,
 		},
+		groups: map[int]groupLoop{2: panelGroups2AVX512, 3: panelGroups3AVX512, 4: panelGroups4AVX512, 8: panelGroups8AVX512},
 	},
 }

@@ -91,6 +91,9 @@ func (g *gen) integers() {
 	for _, f := range panelFormats {
 		g.panel(f)
 	}
+	for _, f := range groupFormats {
+		g.groupPanel(f)
+	}
 }
 
 // panel writes the kernel of a format.
@@ -101,11 +104,7 @@ func (g *gen) panel(f panelFormat) {
 	c, x, w := g.arg("c"), g.arg("x"), g.arg("w")
 	rows, units := g.arg("rows"), g.arg("units")
 	unpack, data := f.prepare(g), g.newBlock(f)
-	p := &panelRows{g: g}
-	if !g.wide() {
-		p.ones = g.YMM()
-		g.VBROADCASTSS(g.word(0x00010001), p.ones)
-	}
+	p := g.panelRows()
 	which := g.GP32()
 	label := func(i int) string { return fmt.Sprintf("block%d", i) }
 	g.count("units", units, func() {
@@ -131,6 +130,36 @@ func (g *gen) panel(f panelFormat) {
 	g.end()
 }
 
+// groupPanel writes the kernel of codes in groups of columns: a unit is a group,
+// which begins with a float32 scale and a signed byte, the zero point, of every
+// row.
+func (g *gen) groupPanel(f panelFormat) {
+	g.begin("panel"+f.name, "func(c *float32, x, w *byte, rows, units, blocks int)",
+		"adds to c [rows, lanes] the products of activations x [columns/32, rows]",
+		"and the lanes of a panel with units of blocks times 32 columns.")
+	c, x, w := g.arg("c"), g.arg("x"), g.arg("w")
+	rows, units, blocks := g.arg("rows"), g.arg("units"), g.arg("blocks")
+	unpack, data := f.prepare(g), g.newBlock(f)
+	p := g.panelRows()
+	left := g.GP64()
+	g.count("units", units, func() {
+		scale, zero := data.scales[0].(reg.VecVirtual), data.minima[0].(reg.VecVirtual)
+		g.VMOVUPS(g.element(w, 0), scale)
+		g.VPMOVSXBD(g.element(w, 4), zero)
+		g.VCVTDQ2PS(zero, zero)
+		g.VMULPS(scale, zero, zero)
+		g.minus(zero)
+		g.move(w, 5*g.lanes)
+		g.MOVQ(blocks, left)
+		g.count("blocks", left, func() {
+			unpack(w, 0, data)
+			p.rows(data, c, x, rows)
+			g.move(w, f.bytes*g.lanes)
+		})
+	})
+	g.end()
+}
+
 // announce asks for the share of block i in a unit's memory, in order. Blocks
 // read here and there in their unit; the processor's own prefetching follows
 // lines that are asked for one after the other, and no distance by hand came
@@ -150,6 +179,15 @@ func (g *gen) announce(f panelFormat, w reg.GPVirtual, i int) {
 type panelRows struct {
 	g    *gen
 	ones reg.VecVirtual // AVX2: 16-bit ones
+}
+
+func (g *gen) panelRows() *panelRows {
+	p := &panelRows{g: g}
+	if !g.wide() {
+		p.ones = g.YMM()
+		g.VBROADCASTSS(g.word(0x00010001), p.ones)
+	}
+	return p
 }
 
 // group is how many rows one round of the loop multiplies.

@@ -25,6 +25,15 @@ var panelFormats = []panelFormat{
 	{name: "Q6_K", blocks: 8, bytes: 210, most: 63, halves: true, prepare: panelQ6_K},
 }
 
+// groupFormats are codes in groups of columns: bytes are of the codes of 32
+// columns of a row.
+var groupFormats = []panelFormat{
+	{name: "Groups2", bytes: 8, most: 3, minima: true, prepare: panelGroups2},
+	{name: "Groups3", bytes: 12, most: 7, minima: true, prepare: panelGroups3},
+	{name: "Groups4", bytes: 16, most: 15, minima: true, prepare: panelGroups4},
+	{name: "Groups8", bytes: 32, most: signed, minima: true, prepare: panelGroups8},
+}
+
 // element is the address of what is at byte p of a row of a unit, of all rows.
 func (g *gen) element(w reg.GPVirtual, p int) operand.Mem { return mem(w, p*g.lanes) }
 
@@ -42,15 +51,20 @@ func (g *gen) halvesTo(w reg.GPVirtual, p int, dst operand.Op) {
 // minusHalves is halves with the other sign.
 func (g *gen) minusHalves(w reg.GPVirtual, p int) reg.VecVirtual {
 	v := g.halves(w, p)
+	g.minus(v)
+	return v
+}
+
+// minus changes the sign of v.
+func (g *gen) minus(v reg.VecVirtual) {
 	sign := g.word(1 << 31)
 	if g.wide() {
 		g.VPXORD_BCST(sign, v, v)
-		return v
+		return
 	}
 	s := g.YMM()
 	g.VBROADCASTSS(sign, s)
 	g.VXORPS(s, v, v)
-	return v
 }
 
 // byteSet returns a register with the same byte everywhere.
@@ -132,8 +146,8 @@ func (g *gen) factor(integers, d reg.VecVirtual, dst operand.Op) {
 	g.VMOVUPS(v, dst)
 }
 
-// panelQ8_0: d, 32 signed codes.
-func panelQ8_0(g *gen) panelUnpacker {
+// bytes32 loads the 32 signed codes from byte p on.
+func (g *gen) bytes32(p int) panelUnpacker {
 	var flip reg.VecVirtual
 	if g.wide() {
 		flip = g.byteSet(128)
@@ -141,11 +155,19 @@ func panelQ8_0(g *gen) panelUnpacker {
 	return func(w reg.GPVirtual, _ int, b *block) {
 		for i, v := range b.codes {
 			if g.wide() {
-				g.VPXORD(g.element(w, 2+4*i), flip, v)
+				g.VPXORD(g.element(w, p+4*i), flip, v)
 			} else {
-				g.VMOVUPS(g.element(w, 2+4*i), v)
+				g.VMOVUPS(g.element(w, p+4*i), v)
 			}
 		}
+	}
+}
+
+// panelQ8_0: d, 32 signed codes.
+func panelQ8_0(g *gen) panelUnpacker {
+	unpack := g.bytes32(2)
+	return func(w reg.GPVirtual, i int, b *block) {
+		unpack(w, i, b)
 		g.halvesTo(w, 0, b.scales[0])
 	}
 }
@@ -375,5 +397,37 @@ func panelQ2_K(g *gen) panelUnpacker {
 			g.factor(g.bitsOf(from, s%4*8+4, 4, 0), g.minusHalves(w, 2), b.minima[half])
 		}
 		b.part(g, w, 20+i/4*32, i%4*2, mask)
+	}
+}
+
+// panelGroups8: 32 signed codes.
+func panelGroups8(g *gen) panelUnpacker { return g.bytes32(0) }
+
+// panelGroups4: 16 bytes of codes, as in Q4_0.
+func panelGroups4(g *gen) panelUnpacker {
+	mask := g.byteSet(15)
+	return func(w reg.GPVirtual, _ int, b *block) { b.nibbles(g, w, 0, mask) }
+}
+
+// panelGroups2: 8 bytes of codes; byte i has those of columns i, i+8, i+16 and
+// i+24.
+func panelGroups2(g *gen) panelUnpacker {
+	mask := g.byteSet(3)
+	return func(w reg.GPVirtual, _ int, b *block) {
+		for i, v := range b.codes {
+			g.shifted(g.element(w, i%2*4), i/2*2, 0, v)
+			g.and(v, mask, v)
+		}
+	}
+}
+
+// panelGroups3: as Groups2, then third bits as the fifth ones of Q5_0.
+func panelGroups3(g *gen) panelUnpacker {
+	unpack, third := panelGroups2(g), g.byteSet(4)
+	return func(w reg.GPVirtual, i int, b *block) {
+		unpack(w, i, b)
+		for i, v := range b.codes {
+			g.merge(v, g.element(w, 8), i, 2, third)
+		}
 	}
 }
