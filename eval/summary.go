@@ -63,7 +63,7 @@ func Scheme(c *formats.Checkpoint, w *model.Weights) string {
 			continue
 		}
 		for _, t := range w.Stored(id) {
-			size[t.Type.String()] += int64(len(t.Data))
+			size[t.Type.String()] += t.Bytes()
 		}
 	}
 	types := slices.SortedFunc(maps.Keys(size), func(a, b string) int {

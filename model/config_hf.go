@@ -3,6 +3,7 @@ package model
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 
 	"llmc/formats"
@@ -174,6 +175,12 @@ func (r *hfReader) windows(c *Config) {
 	}
 }
 
+// The kinds of layer_types.
+const (
+	fullAttention    = "full_attention"
+	slidingAttention = "sliding_attention"
+)
+
 func (r *hfReader) layerTypes(c *Config) {
 	var types []string
 	r.decode(r.text, "layer_types", "a list of names", &types)
@@ -184,9 +191,9 @@ func (r *hfReader) layerTypes(c *Config) {
 		switch {
 		case r.err != nil:
 			return
-		case t == "sliding_attention":
+		case t == slidingAttention:
 			c.Windowed[i] = true
-		case t != "full_attention":
+		case t != fullAttention:
 			r.fail(fault.Invalid("layer_types[%d] is %.100q, supported are full_attention, sliding_attention", i, t))
 		}
 	}
@@ -539,22 +546,16 @@ func (c *Config) setWindow(set func(string, any)) {
 	if rule == windowAll {
 		return
 	}
-	types := make([]string, c.Blocks)
-	first, every := c.Blocks, 0
-	for i := range types {
-		types[i] = "full_attention"
-		if c.WindowOf(i) > 0 {
-			types[i] = "sliding_attention"
-			first = min(first, i)
-		} else if every == 0 {
-			every = i + 1
-		}
-	}
+	types := c.layerTypes()
 	set("layer_types", types)
+	first, full := slices.Index(types, slidingAttention), slices.Index(types, fullAttention)
 	if rule == windowUpper {
+		if first < 0 {
+			first = c.Blocks
+		}
 		set("max_window_layers", first)
-	} else if every > 0 {
-		set("sliding_window_pattern", every)
+	} else if full >= 0 {
+		set("sliding_window_pattern", full+1)
 	}
 }
 

@@ -31,6 +31,10 @@ type Family struct {
 	PermutedQK  bool // GGUF orders the rows of q and k for interleaved rotation
 	LogitCap    bool // final_logit_softcapping is honoured
 
+	// What others ask of sizes that ours leaves open.
+	WidthOfHeads bool // transformers: the hidden width is a multiple of the heads
+	SquareO      bool // llama.cpp: the heads are together as wide as the hidden layer
+
 	Window windowRule // which blocks have a sliding window
 	// Defaults of Hugging Face configuration keys, by name: those that the
 	// family's class in transformers fills in itself.
@@ -85,7 +89,7 @@ var Families = []*Family{
 		Name: "llama", GGUF: "llama",
 		Architectures: []string{"LlamaForCausalLM", "LLaMAForCausalLM"},
 		ModelTypes:    []string{"llama"},
-		BiasKeys:      true, MLPBiasKey: true, PermutedQK: true,
+		BiasKeys:      true, MLPBiasKey: true, PermutedQK: true, WidthOfHeads: true,
 		Defaults: map[string]any{
 			"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
 			"hidden_act": "silu", "tie_word_embeddings": false,
@@ -108,7 +112,7 @@ var Families = []*Family{
 		Name: "qwen2", GGUF: "qwen2",
 		Architectures: []string{"Qwen2ForCausalLM"},
 		ModelTypes:    []string{"qwen2"},
-		QKVBias:       true, Window: windowUpper,
+		QKVBias:       true, Window: windowUpper, SquareO: true,
 		Defaults: map[string]any{
 			"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
 			"hidden_act": "silu", "tie_word_embeddings": false,
@@ -133,7 +137,7 @@ var Families = []*Family{
 		Architectures: []string{"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"},
 		ModelTypes:    []string{"gemma3_text", "gemma3"},
 		QKNorm:        true, BiasKeys: true, PostNorms: true, NormPlusOne: true, EmbedScale: true,
-		LocalRope: true, LogitCap: true, Window: windowPattern,
+		LocalRope: true, LogitCap: true, Window: windowPattern, WidthOfHeads: true,
 		Defaults: map[string]any{
 			"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
 			"num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,

@@ -35,6 +35,9 @@ func (c *Config) checkGGUF() error {
 	} else if c.Rope.Dims != c.HeadDim {
 		return refuse("heads that rotate only in part")
 	}
+	if width := c.Heads * c.HeadDim; f.SquareO && width != c.Hidden {
+		return refuse("%d heads of %d beside a hidden width of %d", c.Heads, c.HeadDim, c.Hidden)
+	}
 	if local := c.LocalRope; f.LocalRope && c.Window > 0 && (local.Type != RopeDefault || local.Dims != c.Rope.Dims) {
 		return refuse("rope_scaling in the blocks with a window")
 	}

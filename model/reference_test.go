@@ -39,6 +39,9 @@ type reference struct {
 	turn                    func(block, pair int) float64 // radians per position
 	biases                  []string                      // modules that have one
 	tensors                 map[string]tinyTensor         // by Hugging Face name
+
+	eps  float64 // of the norms
+	gone *Cut    // what is left; the rest is skipped or zero. nil: everything is left
 }
 
 type tinyTensor struct {
@@ -134,6 +137,7 @@ func references() []*reference {
 			"vocab_size": refVocab, "hidden_size": refHidden, "intermediate_size": refFFN, "num_hidden_layers": refBlocks,
 			"num_attention_heads": m.heads, "num_key_value_heads": m.kvHeads, "rms_norm_eps": refEps, "max_position_embeddings": 64,
 		})
+		m.eps = refEps
 		if m.embedScale == 0 {
 			m.embedScale = 1
 		}
@@ -206,14 +210,19 @@ func (m *reference) logits(ids []int32) [][]float64 {
 		for j := range x[i] {
 			x[i][j] = float64(m.tensors["model.embed_tokens.weight"].values[int(id)*refHidden+j]) * m.embedScale
 		}
+		m.keepHidden(x[i])
 	}
 	for b := range refBlocks {
+		if m.gone != nil && m.gone.Blocks != nil && !slices.Contains(m.gone.Blocks, b) {
+			continue
+		}
 		p := fmt.Sprintf("model.layers.%d.", b)
 		preFFN := "post_attention_layernorm"
 		if m.postNorms {
 			preFFN = "pre_feedforward_layernorm"
 		}
 		for i, y := range m.attend(b, p, x) {
+			m.keepHidden(y)
 			if m.postNorms {
 				y = m.norm(p+"post_attention_layernorm", y)
 			}
@@ -225,7 +234,11 @@ func (m *reference) logits(ids []int32) [][]float64 {
 			for j := range gate {
 				gate[j] = m.act(gate[j]) * up[j]
 			}
+			if m.gone != nil && m.gone.Neurons != nil {
+				keep(gate, m.gone.Neurons[b], 1)
+			}
 			y := m.linear(p+"mlp.down_proj", gate)
+			m.keepHidden(y)
 			if m.postNorms {
 				y = m.norm(p+"post_feedforward_layernorm", y)
 			}
@@ -282,9 +295,28 @@ func (m *reference) attend(b int, p string, x [][]float64) [][]float64 {
 				}
 			}
 		}
+		if m.gone != nil && m.gone.Heads != nil {
+			keep(mixed, m.gone.Heads[b], m.headDim)
+		}
 		out[i] = m.linear(p+"self_attn.o_proj", mixed)
 	}
 	return out
+}
+
+// keepHidden makes the channels of the residual stream zero that are cut.
+func (m *reference) keepHidden(x []float64) {
+	if m.gone != nil && m.gone.Hidden != nil {
+		keep(x, m.gone.Hidden, 1)
+	}
+}
+
+// keep makes zero what is not among the units of so many elements.
+func keep(x []float64, units []int, size int) {
+	for i := range x {
+		if !slices.Contains(units, i/size) {
+			x[i] = 0
+		}
+	}
 }
 
 // rotate normalizes every head of v, if the family does, and turns the pair of
@@ -320,13 +352,16 @@ func (m *reference) linear(module string, x []float64) []float64 {
 }
 
 func (m *reference) norm(module string, x []float64) []float64 {
-	square := 0.0
+	square, n := 0.0, len(x)
 	for _, v := range x {
 		square += v * v
 	}
+	if m.gone != nil && m.gone.Hidden != nil && len(x) == refHidden {
+		n = len(m.gone.Hidden)
+	}
 	y := make([]float64, len(x))
 	for i, v := range x {
-		y[i] = v / math.Sqrt(square/float64(len(x))+refEps) * (float64(m.tensors[module+".weight"].values[i]) + m.normAdds)
+		y[i] = v / math.Sqrt(square/float64(n)+m.eps) * (float64(m.tensors[module+".weight"].values[i]) + m.normAdds)
 	}
 	return y
 }

@@ -33,6 +33,7 @@ type Weights struct {
 	stored   map[ID]map[string]raw.Tensor // by the last part of the name: "weight", "qweight", ...
 	replaced map[ID]kernels.Matrix
 	vectors  map[ID][]float32 // replaced ones
+	cut      *cutting         // what they were cut from; nil for those of a checkpoint
 }
 
 // Open reads the configuration and finds every tensor it needs. A missing or
@@ -187,7 +188,8 @@ func (w *Weights) packed(id ID) bool {
 
 // Stored returns the tensors of the file behind an ID, by the last part of
 // their names: "weight" alone for most, codes and scales for the linears of a
-// quantized checkpoint, nothing for one that the file does not have.
+// quantized checkpoint, nothing for one that the file does not have. Matrices of
+// weights that were cut have no data here.
 func (w *Weights) Stored(id ID) map[string]raw.Tensor { return w.stored[id] }
 
 // Matrix returns a two-dimensional weight. Dense ones view the file; codes of
@@ -198,6 +200,9 @@ func (w *Weights) Matrix(id ID) (kernels.Matrix, error) {
 	}
 	if id.Role == Head && w.Config.Tied {
 		return w.Matrix(ID{Role: Embed, Block: -1})
+	}
+	if w.cut != nil {
+		return w.cut.matrix(id)
 	}
 	shape := w.Config.Shape(id)
 	if w.packed(id) {
@@ -256,14 +261,14 @@ func (w *Weights) ReplaceVector(id ID, v []float32) {
 func (w *Weights) Replaced(id ID) bool {
 	_, vector := w.vectors[id]
 	_, matrix := w.replaced[id]
-	return vector || matrix
+	return vector || matrix || w.cut != nil && w.cut.from.Replaced(w.cut.source(id))
 }
 
 // Bytes is the size of a stored tensor, all its parts.
 func (w *Weights) Bytes(id ID) int64 {
 	var n int64
 	for _, t := range w.stored[id] {
-		n += int64(len(t.Data))
+		n += t.Bytes()
 	}
 	return n
 }
@@ -271,6 +276,10 @@ func (w *Weights) Bytes(id ID) int64 {
 // Release lets go of the memory that a tensor of a mapped file takes, and what it
 // was replaced with. Both can be read again at any time.
 func (w *Weights) Release(id ID) {
+	if w.cut != nil {
+		w.cut.from.Release(w.cut.source(id))
+		return
+	}
 	for _, t := range w.stored[id] {
 		raw.Release(t.Data)
 	}

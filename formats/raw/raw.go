@@ -23,3 +23,8 @@ func (t *Tensor) Elements() int {
 	}
 	return n
 }
+
+// Bytes is the size of the data, whether it is there or not.
+func (t *Tensor) Bytes() int64 {
+	return int64(t.Elements()/t.Type.BlockSize()) * int64(t.Type.BlockBytes())
+}

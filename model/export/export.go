@@ -96,13 +96,9 @@ func (e *Export) Tensors() []raw.Tensor {
 func (e *Export) Bytes() int64 {
 	var n int64
 	for _, t := range e.Tensors() {
-		n += tensorBytes(&t)
+		n += t.Bytes()
 	}
 	return n
-}
-
-func tensorBytes(t *raw.Tensor) int64 {
-	return int64(t.Elements()/t.Type.BlockSize()) * int64(t.Type.BlockBytes())
 }
 
 // parts names the tensors that hold an item.

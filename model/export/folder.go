@@ -57,7 +57,11 @@ func (e *Export) folder() (map[string][]byte, error) {
 
 // editedConfig is the source's config.json with what must change.
 func (e *Export) editedConfig() (map[string][]byte, error) {
-	obj, err := jsonobj.Parse(e.from.Config)
+	config, err := e.weights.Config.EditHF(e.from.Config)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := jsonobj.Parse(config)
 	if err != nil {
 		return nil, fault.Invalid("%s: %w", configFile, err)
 	}
@@ -85,7 +89,7 @@ func (e *Export) editedConfig() (map[string][]byte, error) {
 		}
 	}
 	if !changed {
-		return map[string][]byte{configFile: e.from.Config}, nil
+		return map[string][]byte{configFile: config}, nil
 	}
 	text, err := obj.Indented()
 	return map[string][]byte{configFile: text}, err
@@ -166,6 +170,9 @@ func (e *Export) plainType() (name string, changed bool) {
 // newFolder makes the files of a Hugging Face folder from GGUF metadata.
 func (e *Export) newFolder() (map[string][]byte, error) {
 	cfg := e.weights.Config
+	if err := cfg.CheckHF(); err != nil {
+		return nil, err
+	}
 	cfg.TrainedType, _ = e.plainType()
 	if err := e.findLlama3(&cfg); err != nil {
 		return nil, err

@@ -23,6 +23,9 @@ func (e *Export) metadata() (*gguf.Metadata, error) {
 		for _, key := range []string{"split.no", "split.count", "split.tensors.count"} {
 			meta.Delete(key)
 		}
+		if err := e.editMetadata(meta); err != nil {
+			return nil, err
+		}
 	} else if err := e.newMetadata(meta); err != nil {
 		return nil, err
 	}
@@ -31,6 +34,22 @@ func (e *Export) metadata() (*gguf.Metadata, error) {
 	}
 	meta.set("general.quantization_version", uint32(quantizationVersion))
 	return meta.Metadata, meta.err
+}
+
+// editMetadata makes the source's metadata say what the model has become.
+func (e *Export) editMetadata(meta *metaWriter) error {
+	was, err := model.ReadConfig(e.from)
+	if err != nil {
+		return err
+	}
+	cfg := &e.weights.Config
+	if cfg.Parameters() == was.Parameters() {
+		return nil
+	}
+	if meta.Has("general.size_label") {
+		meta.set("general.size_label", sizeLabel(cfg.Parameters()))
+	}
+	return cfg.EditGGUF(meta.Metadata)
 }
 
 // keepsTypes reports whether every tensor of a GGUF source is stored as it was,

@@ -210,7 +210,7 @@ func (w *writer) stream(t raw.Tensor, produce func(io.Writer) error) error {
 		w.sums = map[string]uint32{}
 	}
 	w.sums[t.Name] = sum.Sum32()
-	if w.done += tensorBytes(&t); w.progress != nil {
+	if w.done += t.Bytes(); w.progress != nil {
 		w.progress(w.done, w.total)
 	}
 	return nil
