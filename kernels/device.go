@@ -15,6 +15,8 @@ type Device interface {
 	// Load makes a weight ready for MatMul and Embed. The matrix's memory must
 	// stay valid as long as the weight is used.
 	Load(m Matrix) Weight
+	// LoadTable is Load for a matrix that only Embed uses.
+	LoadTable(m Matrix) Weight
 	// NewTensor returns a zeroed tensor of shape [rows, cols].
 	NewTensor(rows, cols int) *Tensor
 	// Free gives a tensor's memory back for reuse; t must not be used again.
@@ -64,6 +66,9 @@ type Tensor struct {
 type Weight interface {
 	// Shape returns the number of rows (outputs) and columns (inputs).
 	Shape() (rows, cols int)
+	// Copied reports whether MatMul reads memory of the device's own, so that
+	// the matrix's need not be kept at hand.
+	Copied() bool
 }
 
 // Cache holds the keys and values of one block for the positions seen so far.

@@ -270,3 +270,24 @@ func BenchmarkIntegerProduct(b *testing.B) {
 		}
 	}
 }
+
+// TestCopied: matrices that were rearranged need not be kept, tables are not
+// rearranged.
+func TestCopied(t *testing.T) {
+	w := randomDense(t, 40, 64, dtype.Q4_0)
+	for _, o := range levels() {
+		c := newFastCPU(1, o)
+		if got, want := c.Load(w).Copied(), o.integer != nil; got != want {
+			t.Errorf("%s: a loaded matrix says it is copied: %v, want %v", o.level, got, want)
+		}
+		if c.LoadTable(w).Copied() || c.Load(FromFloat32s(1, 2, []float32{1, 2})).Copied() {
+			t.Errorf("%s: a matrix that stays where it is says it is copied", o.level)
+		}
+		dst := c.NewTensor(1, 64)
+		c.Embed(dst, c.LoadTable(w), []int32{39})
+		want := make([]float32, 64)
+		w.Row(want, 39)
+		checkClose(t, "embed", dst.Data, want, 0)
+		c.Close()
+	}
+}

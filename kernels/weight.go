@@ -13,8 +13,18 @@ type weight struct {
 	integer    *integerWeight // the matrix for integer products, if they are asked for
 }
 
-// Load makes a weight ready for MatMul and Embed. Nothing is copied: m's
-// memory must stay valid as long as the weight is used.
+// Copied reports whether MatMul reads a copy of the matrix.
+func (w *weight) Copied() bool { return w.integer != nil && w.integer.loop != nil }
+
+// LoadTable is Load for a matrix that only Embed uses.
+func (c *CPU) LoadTable(m Matrix) Weight {
+	rows, cols := m.Shape()
+	return &weight{Matrix: m, rows: rows, cols: cols}
+}
+
+// Load makes a weight ready for MatMul and Embed. Nothing is copied but packed
+// weights for fast products, and m's memory must stay valid as long as the
+// weight is used.
 func (c *CPU) Load(m Matrix) Weight {
 	rows, cols := m.Shape()
 	w := &weight{Matrix: m, rows: rows, cols: cols}

@@ -76,14 +76,16 @@ func NewOutline(dev kernels.Device, w *Weights) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.embed = dev.Load(embed)
-	m.head = m.embed
-	if !m.cfg.Tied {
-		head, err := w.Matrix(ID{Role: Head, Block: -1})
+	if m.cfg.Tied {
+		m.embed = m.load(w, ID{Role: Embed, Block: -1}, embed)
+		m.head = m.embed
+	} else {
+		id := ID{Role: Head, Block: -1}
+		head, err := w.Matrix(id)
 		if err != nil {
 			return nil, err
 		}
-		m.head = dev.Load(head)
+		m.embed, m.head = dev.LoadTable(embed), m.load(w, id, head)
 	}
 	if m.norm, err = m.vector(w, ID{Role: FinalNorm, Block: -1}); err != nil {
 		return nil, err
@@ -142,7 +144,7 @@ func (m *Model) LoadBlock(w *Weights, i int) error {
 			if err != nil {
 				return err
 			}
-			b.weights[id.Role] = m.dev.Load(mat)
+			b.weights[id.Role] = m.load(w, id, mat)
 			continue
 		}
 		v, err := m.vector(w, id)
@@ -154,6 +156,16 @@ func (m *Model) LoadBlock(w *Weights, i int) error {
 	m.DropBlock(i)
 	m.blocks[i] = b
 	return nil
+}
+
+// load loads a matrix, and lets go of the file's memory where the device has a
+// copy of its own.
+func (m *Model) load(w *Weights, id ID, mat kernels.Matrix) kernels.Weight {
+	weight := m.dev.Load(mat)
+	if weight.Copied() {
+		w.Release(id)
+	}
+	return weight
 }
 
 // DropBlock lets go of a block's weights.
