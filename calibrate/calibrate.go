@@ -53,6 +53,8 @@ type Options struct {
 	// block of the head is -1.
 	Save func(block int) (any, error)
 	Load func(block int, saved []byte) error
+	// Begin, when not nil, is called as each block is begun.
+	Begin func(block int)
 	// Progress, when not nil, is told the floating-point operations done and
 	// those in all, as far as they are known beforehand.
 	Progress func(done, total int64)
@@ -202,6 +204,9 @@ func (w *walk) save(window int, x *kernels.Tensor) error {
 // hidden states through what it made of the block, or had made of it before.
 func (w *walk) block(ctx context.Context, i int, visit Visitor) error {
 	defer w.drop(i)
+	if w.options.Begin != nil {
+		w.options.Begin(i)
+	}
 	w.state = w.model.NewState() // without the keys and values of other blocks
 	kept := w.kept(i)
 	if kept == nil {

@@ -25,6 +25,7 @@ type Schedule struct {
 	OnDisk bool // hidden states are kept in a file, not in memory
 
 	Peak        int64   // bytes of memory, resident, at the most
+	Least       int64   // what Peak can be brought down to by MaxMemory
 	Activations int64   // bytes of all hidden states, wherever they are kept
 	Flops       float64 // floating-point operations in all
 
@@ -42,15 +43,18 @@ func NewSchedule(w *model.Weights, windows, context int, o Options) (*Schedule, 
 	p := planner{weights: w, windows: int64(windows), context: int64(context), options: o}
 	inputs := p.inputs()
 	all := [][]input{inputs}
-	if s := p.schedule(all, false); o.MaxMemory <= 0 || s.Peak <= o.MaxMemory {
+	least := p.schedule(p.single(inputs), true)
+	s := p.schedule(all, false)
+	if o.MaxMemory > 0 && s.Peak > o.MaxMemory {
+		s = p.schedule(all, true)
+	}
+	if o.MaxMemory > 0 && s.Peak > o.MaxMemory {
+		s = p.schedule(p.split(inputs), true)
+	}
+	s.Least = min(least.Peak, s.Peak)
+	if o.MaxMemory <= 0 || s.Peak <= o.MaxMemory {
 		return s, nil
 	}
-	for _, passes := range append([][][]input{all}, p.split(inputs)) {
-		if s := p.schedule(passes, true); s.Peak <= o.MaxMemory {
-			return s, nil
-		}
-	}
-	least := p.schedule(p.single(inputs), true)
 	return nil, fault.Hint(fault.Usage("calibrating in %s of memory is not possible, it needs at least %s", sizeString(o.MaxMemory), sizeString(least.Peak)),
 		"allow more memory, or use shorter samples: %s of it grow with their %d tokens", sizeString(p.forward()), context)
 }

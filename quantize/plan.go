@@ -312,29 +312,8 @@ func (p *Plan) note(tied bool, policy Policy) {
 
 // noteFused warns when projections that vLLM fuses get different schemes.
 func (p *Plan) noteFused() {
-	type fused struct {
-		block int
-		kind  byte
-	}
-	first := map[fused]Scheme{}
-	for _, e := range p.Entries {
-		var key fused
-		switch e.ID.Role {
-		case model.Q, model.K, model.V:
-			key = fused{e.ID.Block, 'a'}
-		case model.Gate, model.Up:
-			key = fused{e.ID.Block, 'f'}
-		default:
-			continue
-		}
-		if e.ID.Bias {
-			continue
-		}
-		if s, seen := first[key]; seen && s != e.To {
-			p.Notes = append(p.Notes, "q, k, v (or gate, up) differ within a block: transformers loads that, vLLM fuses them and does not")
-			return
-		}
-		first[key] = e.To
+	if p.splitsFused() {
+		p.Notes = append(p.Notes, "q, k, v (or gate, up) differ within a block: transformers loads that, vLLM fuses them and does not")
 	}
 }
 

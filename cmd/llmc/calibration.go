@@ -144,13 +144,13 @@ func (o *calibrationOptions) window(c *model.Config) int {
 
 // walk is how calibration goes about it, and whether that fits into the memory
 // that is allowed.
-func (q *quantization) walk(o *calibrationOptions) (calibrate.Options, *calibrate.Schedule, error) {
+func (q *quantization) walk(o *calibrationOptions, samples int) (calibrate.Options, *calibrate.Schedule, error) {
 	options := q.run.CalibrationOptions()
 	if q.job.gather {
 		options = quantize.ImportanceOptions()
 	}
 	options.MaxMemory = o.memory
-	s, err := calibrate.NewSchedule(q.weights, o.samples, o.window(&q.weights.Config), options)
+	s, err := calibrate.NewSchedule(q.weights, samples, o.window(&q.weights.Config), options)
 	return options, s, err
 }
 
@@ -174,17 +174,13 @@ type calibrationReport struct {
 	StaticGroups bool    `json:"static_groups"`
 }
 
-// calibrate takes the text through the model and solves its linears. What is
-// done is kept beside the output, if there is one.
-func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *quantizeOptions, text eval.Text) error {
-	content, err := readText(text)
-	if err != nil {
-		return err
+// prepare cuts the calibration text, which it also returns.
+func (q *quantization) prepare(global *globalOptions, c *calibrationOptions, text eval.Text) (windows [][]int32, content string, err error) {
+	if content, err = readText(text); err != nil {
+		return nil, "", err
 	}
-	c := &o.calibration
-	windows, err := q.windows(c, text.Name, content)
-	if err != nil {
-		return err
+	if windows, err = q.windows(c, text.Name, content); err != nil {
+		return nil, "", err
 	}
 	if len(windows) < c.samples {
 		global.ui.warn("%s gives %d samples of %d tokens, not %d", text.Name, len(windows), len(windows[0]), c.samples)
@@ -193,7 +189,38 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 		Text: text.Name, Samples: len(windows), Context: len(windows[0]), Tokens: len(windows) * len(windows[0]),
 		Seed: c.seed, Damp: c.damp, ActOrder: c.actOrder, StaticGroups: c.staticGroups,
 	}
-	options, schedule, err := q.walk(c)
+	return windows, content, nil
+}
+
+// forecast says what calibration would take.
+func (q *quantization) forecast(global *globalOptions, c *calibrationOptions, text eval.Text) error {
+	windows, _, err := q.prepare(global, c, text)
+	if err != nil {
+		return err
+	}
+	_, schedule, err := q.walk(c, len(windows))
+	if err != nil {
+		return err
+	}
+	kept := int64(0)
+	for i := range q.plan.Entries {
+		if e := &q.plan.Entries[i]; e.ID.Block >= 0 && q.out != nil && !q.job.gather {
+			kept += e.OutBytes
+		}
+	}
+	q.report.Forecast = newForecast(schedule, kept, global.newDevice())
+	return nil
+}
+
+// calibrate takes the text through the model and solves its linears. What is
+// done is kept beside the output, if there is one.
+func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *quantizeOptions, text eval.Text) error {
+	c := &o.calibration
+	windows, content, err := q.prepare(global, c, text)
+	if err != nil {
+		return err
+	}
+	options, schedule, err := q.walk(c, len(windows))
 	if err != nil {
 		return err
 	}
@@ -208,7 +235,10 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 		}
 		options.Journal = q.unfinished.journal
 	}
-	options.Progress = func(done, total int64) { global.ui.progress("calibrate", done, total) }
+	blocks := q.weights.Config.Blocks
+	where := ""
+	options.Begin = func(block int) { where = fmt.Sprintf("block %d of %d", block+1, blocks) }
+	options.Progress = func(done, total int64) { global.ui.progressAt("calibrate", where, done, total) }
 	defer global.ui.closeProgress()
 	if q.job.gather {
 		err = q.gather(ctx, global, windows, options)

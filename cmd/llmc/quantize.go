@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"llmc/calibrate"
 	"llmc/demo"
 	"llmc/dtype"
 	"llmc/eval"
@@ -41,8 +42,13 @@ type quantizeOptions struct {
 	text       string
 	context    int
 	maxShard   string
-	force      bool
-	dryRun     bool
+	reportFile string
+	// replaceReport allows the file to be there: by --force, or because an
+	// unfinished run has written it.
+	replaceReport bool
+	tensors       bool
+	force         bool
+	dryRun        bool
 
 	calibration calibrationOptions
 
@@ -99,6 +105,8 @@ With --text FILE the model is measured before and after.`,
 	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
 	flags.IntVar(&o.context, "context", 0, "tokens of a window when measuring (default as in eval)")
 	flags.StringVar(&o.maxShard, "max-shard-size", "5GB", "size at which the weights of a folder are split into files")
+	flags.StringVar(&o.reportFile, "report", "", "also write the JSON document of --json to this file")
+	flags.BoolVar(&o.tensors, "tensors", false, "list what became of every tensor, not only of every role")
 	flags.BoolVar(&o.force, "force", false, "replace an existing output")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")
 	return cmd
@@ -382,10 +390,12 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		if o.dryRun {
 			return nil
 		}
-		if path := o.calibration.saveImatrix; !o.force {
-			if err := checkFree(path); err != nil {
-				return err
-			}
+		o.replaceReport = o.force || o.calibration.resume && job.out != "" && calibrate.IsWriting(calibrate.JournalDir(job.out))
+		if err := checkFree(o.reportFile); err != nil && !o.replaceReport && job.out != "" {
+			return err
+		}
+		if err := checkFree(o.calibration.saveImatrix); err != nil && !o.force {
+			return err
 		}
 		return checkOutput(job.out, o.calibration.resume, o.force)
 	}
@@ -414,7 +424,7 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		}
 	}
 	if job.calibrates() {
-		if _, _, err := q.walk(&o.calibration); err != nil {
+		if _, _, err := q.walk(&o.calibration, o.calibration.samples); err != nil {
 			return err
 		}
 	}
@@ -422,6 +432,11 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		ui.warn("%s", note)
 	}
 	if o.dryRun {
+		if job.calibrates() {
+			if err := q.forecast(global, &o.calibration, calibrationText); err != nil {
+				return err
+			}
+		}
 		return q.printPlan(ui)
 	}
 	if err := free(); err != nil { // it has a name by now
@@ -463,7 +478,7 @@ func (q *quantization) execute(ctx context.Context, global *globalOptions, o *qu
 			return err
 		}
 	}
-	return q.print(ui)
+	return q.print(ui, o)
 }
 
 // checkFree refuses an output that exists, before any work is done.

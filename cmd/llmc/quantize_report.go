@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"llmc/eval"
 	"llmc/formats"
+	"llmc/formats/raw"
 	"llmc/model/export"
 	"llmc/quantize"
 )
@@ -35,6 +35,9 @@ type quantizeReport struct {
 	Importance  string             `json:"importance,omitempty"` // the importance matrix that weighed errors
 	Calibration *calibrationReport `json:"calibration,omitempty"`
 
+	Engines  []quantize.Engine `json:"engines,omitempty"`  // what is known of who loads the output
+	Forecast *forecast         `json:"forecast,omitempty"` // of a dry run
+
 	Counts  []quantize.Count `json:"counts"`
 	Tensors []tensorReport   `json:"tensors"`
 	Eval    *eval.Report     `json:"eval,omitempty"`
@@ -55,6 +58,8 @@ type tensorReport struct {
 
 	*quantize.Stats
 	*quantize.Solution // absent without calibration
+
+	Seconds float64 `json:"seconds,omitempty"` // that rounding it took; not in the report beside the output
 }
 
 // newReport fills in what the plan knows.
@@ -71,6 +76,7 @@ func (q *quantization) newReport(notes []string) quantizeReport {
 	}
 	r.BytesBefore, r.BytesAfter = q.plan.Bytes()
 	if q.out != nil {
+		r.Engines = q.plan.Engines(q.job.target)
 		r.BytesAfter = q.out.Bytes()
 		r.BitsPerWeight = 8 * float64(r.BytesAfter) / float64(max(r.Parameters, 1))
 	}
@@ -113,7 +119,7 @@ func (q *quantization) addStats() {
 	for i := range q.report.Tensors {
 		t := &q.report.Tensors[i]
 		if result, ok := results[t.Name]; ok {
-			t.Stats, t.Solution = &result.Stats, result.Solution
+			t.Stats, t.Solution, t.Seconds = &result.Stats, result.Solution, result.Seconds
 		}
 	}
 }
@@ -133,29 +139,78 @@ func (q *quantization) printPlan(ui *ui) error {
 		return err
 	}
 	ui.print("")
-	return q.printSummary(ui, "would be written to")
+	if err := q.printSummary(ui, "would be written to"); err != nil {
+		return err
+	}
+	if r.Forecast != nil {
+		ui.print("")
+		r.Forecast.print(ui)
+	}
+	return nil
 }
 
-// store puts the report into the folder that was written.
-func (q *quantization) store() error {
-	if q.out == nil || q.job.target == quantize.GGUF {
+// store puts the report into the folder that was written, without what differs
+// between two runs of one command, and into the file that was asked for.
+func (q *quantization) store(o *quantizeOptions) error {
+	if q.out != nil && q.job.target != quantize.GGUF {
+		if err := writeReport(filepath.Join(q.job.out, export.ReportFile), q.report.lasting(), true); err != nil {
+			return err
+		}
+	}
+	if o.reportFile == "" {
 		return nil
 	}
-	text, err := json.MarshalIndent(&q.report, "", "  ")
+	return writeReport(o.reportFile, &q.report, o.replaceReport)
+}
+
+// lasting is the report without times and memory.
+func (r *quantizeReport) lasting() *quantizeReport {
+	c := *r
+	c.Tensors = slices.Clone(r.Tensors)
+	for i := range c.Tensors {
+		c.Tensors[i].Seconds = 0
+	}
+	if r.Eval != nil {
+		e := *r.Eval
+		e.PeakRSSBytes, e.Device = 0, ""
+		c.Eval = &e
+	}
+	return &c
+}
+
+// writeReport writes a JSON document to a file, whole or not at all.
+func writeReport(path string, document any, force bool) error {
+	text, err := json.MarshalIndent(document, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(q.job.out, export.ReportFile), append(text, '\n'), 0o644)
+	f, err := raw.CreateFile(path, force)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if _, err := f.Write(append(text, '\n')); err != nil {
+		return err
+	}
+	return f.Commit()
 }
 
 // print prints what was done, and stores it.
-func (q *quantization) print(ui *ui) error {
+func (q *quantization) print(ui *ui, o *quantizeOptions) error {
 	q.addStats()
-	if err := q.store(); err != nil {
-		return fmt.Errorf("the model is written, its report is not: %w", err)
+	if err := q.store(o); err != nil {
+		if q.out != nil {
+			err = fmt.Errorf("the model is written, its report is not: %w", err)
+		}
+		return err
 	}
 	if err := ui.document(&q.report); err != nil {
 		return err
+	}
+	if o.tensors {
+		if err := q.report.printTensors(ui); err != nil {
+			return err
+		}
 	}
 	if err := q.printSummary(ui, "written to"); err != nil {
 		return err
@@ -175,7 +230,7 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 	if measured {
 		header = append(header, "error", "worst", "in block")
 	}
-	calibrated := r.Calibration != nil && !q.job.gather
+	calibrated := measured && r.Calibration != nil && !q.job.gather
 	if calibrated {
 		header = append(header, "output", "by rtn")
 	}
@@ -213,6 +268,41 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 		size = fmt.Sprintf(", %s, read back and compared", bytesString(r.FileBytes))
 	}
 	ui.print("%s %s as %s%s", written, r.Output, r.Format, size)
+	r.printEngines(ui)
+	return nil
+}
+
+// printEngines says who loads the output.
+func (r *quantizeReport) printEngines(ui *ui) {
+	for _, e := range r.Engines {
+		switch {
+		case !e.Loads:
+			ui.print("not known to load in %s: %s", e.Name, e.Note)
+		case e.Note != "":
+			ui.print("loads in %s, %s", e.Name, e.Note)
+		default:
+			ui.print("loads in %s", e.Name)
+		}
+	}
+}
+
+// printTensors prints a line for every tensor that was rounded.
+func (r *quantizeReport) printTensors(ui *ui) error {
+	var rows [][]string
+	for _, t := range r.Tensors {
+		if t.Stats == nil {
+			continue
+		}
+		row := []string{t.Name, t.To, percentString(t.RelativeError), "", "", "", fmt.Sprintf("%.2g s", t.Seconds)}
+		if t.Solution != nil && t.OutputError != nil {
+			row[3], row[4], row[5] = percentString(*t.OutputError), percentString(*t.RTNOutputError), fmt.Sprintf("%g", t.Damping)
+		}
+		rows = append(rows, row)
+	}
+	if err := ui.table([]string{"tensor", "stored as", "error", "output", "by rtn", "damping", "time"}, rows, 0, 1); err != nil {
+		return err
+	}
+	ui.print("")
 	return nil
 }
 

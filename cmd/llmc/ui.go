@@ -24,10 +24,11 @@ type ui struct {
 	quiet    bool
 	terminal bool // err is a terminal: progress is a bar, not lines
 
-	bar   *progressbar.ProgressBar
-	stage string
-	next  time.Time // when the next plain progress line is due
-	start time.Time
+	bar    *progressbar.ProgressBar
+	stage  string
+	detail string    // on the bar
+	next   time.Time // when the next plain progress line is due
+	start  time.Time
 }
 
 func newUI(stdout, stderr *os.File) *ui {
@@ -123,7 +124,10 @@ const plainInterval = 10 * time.Second
 
 // progress is the callback that libraries report through. A new stage starts
 // a new bar; done reaching total ends it.
-func (u *ui) progress(stage string, done, total int64) {
+func (u *ui) progress(stage string, done, total int64) { u.progressAt(stage, "", done, total) }
+
+// progressAt is progress with what is being worked on.
+func (u *ui) progressAt(stage, detail string, done, total int64) {
 	if u.quiet {
 		return
 	}
@@ -143,6 +147,10 @@ func (u *ui) progress(stage string, done, total int64) {
 		}
 	}
 	if u.bar != nil {
+		if detail != "" && detail != u.detail {
+			u.bar.Describe(stage + ", " + detail)
+			u.detail = detail
+		}
 		u.bar.ChangeMax64(total)
 		_ = u.bar.Set64(done) // a bar that cannot be drawn is no reason to stop
 		return
@@ -151,6 +159,9 @@ func (u *ui) progress(stage string, done, total int64) {
 		u.next = now.Add(plainInterval)
 		spent := now.Sub(u.start)
 		left := time.Duration(float64(spent) / float64(done) * float64(total-done))
+		if detail != "" {
+			stage += ", " + detail
+		}
 		fmt.Fprintf(u.err, "%s: %d%%, %s left\n", stage, int(100*float64(done)/float64(total)), left.Round(time.Second))
 	}
 }
@@ -163,7 +174,7 @@ func (u *ui) clearProgress() {
 
 func (u *ui) closeProgress() {
 	u.clearProgress()
-	u.bar, u.stage = nil, ""
+	u.bar, u.stage, u.detail = nil, "", ""
 }
 
 // bytesString writes a size for people: 1.44 MB, 269 MB.

@@ -1,0 +1,107 @@
+package quantize
+
+import (
+	"fmt"
+	"slices"
+
+	"llmc/model"
+)
+
+// Engine is a program that loads what is written.
+type Engine struct {
+	Name  string `json:"name"`
+	Loads bool   `json:"loads"`          // false: not known to
+	Note  string `json:"note,omitempty"` // what it needs besides, or why it is not known to load it
+}
+
+// Engines says which engines load what the plan makes, as far as their loaders
+// leave no doubt.
+func (p *Plan) Engines(t Target) []Engine {
+	if t == GGUF {
+		return []Engine{{Name: "llama.cpp", Loads: true}}
+	}
+	return []Engine{p.transformers(t), p.vLLM(t)}
+}
+
+// transformers loads all of it with the package of the format. Codes that do
+// not divide a word of 32 bits have another layout in older ones.
+func (p *Plan) transformers(t Target) Engine {
+	e := Engine{Name: "transformers", Loads: true}
+	switch t {
+	case CompressedTensors:
+		e.Note = "with compressed-tensors"
+		for i := range p.Entries {
+			if s := p.Entries[i].To; s.IsInteger() && 32%s.Bits != 0 {
+				e.Note = "with compressed-tensors 0.18 or newer"
+			}
+		}
+	case GPTQ:
+		e.Note = "with optimum and gptqmodel"
+	case AWQ:
+		e.Note = "with gptqmodel or autoawq"
+	}
+	return e
+}
+
+// vLLM has kernels for some codes, groups and shapes only (Marlin's, on NVIDIA
+// GPUs since Turing), and fuses q, k, v and gate, up.
+func (p *Plan) vLLM(t Target) Engine {
+	for i := range p.Entries {
+		if e := &p.Entries[i]; e.To.IsInteger() {
+			if why := marlinLacks(e, t); why != "" {
+				return Engine{Name: "vLLM", Note: why}
+			}
+		}
+	}
+	if p.splitsFused() {
+		return Engine{Name: "vLLM", Note: "it fuses q, k, v and gate, up, which differ within a block"}
+	}
+	return Engine{Name: "vLLM", Loads: true, Note: "on NVIDIA GPUs of compute capability 7.5 and more"}
+}
+
+// marlinLacks says what Marlin's kernels lack for an entry, "" for nothing.
+func marlinLacks(e *Entry, t Target) string {
+	s, rows, cols := e.To, e.Shape[0], e.Shape[1]
+	switch {
+	case s.Bits != 4 && s.Bits != 8:
+		return fmt.Sprintf("its kernels take 4 and 8 bits, not %d", s.Bits)
+	case !s.Symmetric && s.Bits != 4:
+		return "its kernels take asymmetric codes of 4 bits only"
+	case !s.Symmetric && t == GPTQ:
+		return "its kernels take symmetric codes from gptq only"
+	case s.GroupSize > 0 && s.GroupSize < cols && !slices.Contains([]int{32, 64, 128}, s.GroupSize):
+		return fmt.Sprintf("its kernels take groups of 32, 64, 128 and whole rows, not %d", s.GroupSize)
+	case rows%64 != 0 || cols%128 != 0:
+		return fmt.Sprintf("its kernels take multiples of 64 rows and 128 columns, and %s has shape %v", e.Name, e.Shape)
+	}
+	return ""
+}
+
+// splitsFused reports whether projections that vLLM fuses get different
+// schemes.
+func (p *Plan) splitsFused() bool {
+	type fused struct {
+		block int
+		kind  byte
+	}
+	first := map[fused]Scheme{}
+	for _, e := range p.Entries {
+		var key fused
+		switch e.ID.Role {
+		case model.Q, model.K, model.V:
+			key = fused{e.ID.Block, 'a'}
+		case model.Gate, model.Up:
+			key = fused{e.ID.Block, 'f'}
+		default:
+			continue
+		}
+		if e.ID.Bias {
+			continue
+		}
+		if s, seen := first[key]; seen && s != e.To {
+			return true
+		}
+		first[key] = e.To
+	}
+	return false
+}
