@@ -22,8 +22,9 @@ const gptqBlock = 128
 
 // GPTQSolver rounds column after column and spreads each error over the columns that
 // are still free, so that the layer's output on the calibration text changes
-// least (arXiv 2210.17323). What is not in groups of integer codes, and what
-// calibration has not seen, is rounded as [RTN] does it; Layer.Solution says so.
+// least (arXiv 2210.17323): codes in groups, and codes, scales and minima of
+// GGUF's block types. What has no such solution, and what calibration has not
+// seen, is rounded as [RTN] does it; Layer.Solution says so.
 type GPTQSolver struct {
 	Clip    Clip // how the range of a group is chosen, from the weights alone
 	Threads int  // 0 means one per core
@@ -50,15 +51,15 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
-	if !s.IsInteger() {
-		return m.fallback(ctx, l, s, "a type, not integer codes")
-	}
 	if l.Inputs == nil {
 		return m.fallback(ctx, l, s, "not calibrated")
 	}
 	rows, cols := l.Weight.Shape()
 	if len(l.Inputs.Hessian) != cols*cols {
 		return nil, fault.Invalid("%s has %d columns, its Hessian %d numbers, not %d", l.Name, cols, len(l.Inputs.Hessian), cols*cols)
+	}
+	if !s.IsInteger() {
+		return m.quantizeBlocks(ctx, l, s)
 	}
 	if s.GroupSize > cols {
 		s.GroupSize = cols

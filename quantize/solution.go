@@ -13,8 +13,13 @@ type Solution struct {
 	Fallback string  `json:"rounded_to_nearest_because,omitempty"`
 	Unscaled string  `json:"unscaled_because,omitempty"`
 
+	// SearchedRows counts the rows of a block type that are as the search for
+	// scales leaves them, since spreading errors made their output worse.
+	SearchedRows int `json:"searched_rows,omitempty"`
+
 	// OutputError is ‖(W-Q)X‖ / ‖WX‖ (Frobenius norms) over the calibration
-	// inputs X, RTNOutputError the same of round-to-nearest in the same scheme.
+	// inputs X, RTNOutputError the same of round-to-nearest in the same scheme, for block
+	// types with the inputs' importance.
 	OutputError    *float64 `json:"output_error,omitempty"`
 	RTNOutputError *float64 `json:"rtn_output_error,omitempty"`
 }
@@ -23,25 +28,47 @@ type Solution struct {
 // the Hessian X Xᵀ [in, in] of the inputs; 0 when the output is zero. It does
 // not depend on the number of threads.
 func OutputError(w, q kernels.Matrix, hessian []float32, threads int) float64 {
+	rows, whole := outputErrors(w, q, hessian, threads)
+	sum := 0.0
+	for _, e := range rows {
+		sum += e
+	}
+	return *relativeError(sum, whole)
+}
+
+// relativeError is the root of a squared error over the square of the whole.
+func relativeError(squared, whole float64) *float64 {
+	relative := 0.0
+	if whole > 0 {
+		relative = math.Sqrt(squared / whole)
+	}
+	return &relative
+}
+
+// outputErrors returns the squared norms of the rows of (W-Q)X, and that of WX.
+func outputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors []float64, whole float64) {
 	rows, cols := w.Shape()
 	cpu := kernels.NewCPU(threads)
 	defer cpu.Close()
 	x, product := cpu.NewTensor(rows, cols), cpu.NewTensor(rows, cols)
 	h := cpu.Load(kernels.FromFloat32s(cols, cols, hessian))
-	energy := func() float64 { // of x: trace(x H xᵀ)
+	energies := func() []float64 { // of the rows of x: the diagonal of x H xᵀ
 		cpu.MatMul(product, x, h)
-		sum := 0.0
-		for i, v := range x.Data {
-			sum += float64(v) * float64(product.Data[i])
+		sums := make([]float64, rows)
+		for r := range sums {
+			y := product.Data[r*cols:][:cols]
+			for i, v := range x.Data[r*cols:][:cols] {
+				sums[r] += float64(v) * float64(y[i])
+			}
+			sums[r] = max(sums[r], 0)
 		}
-		return max(sum, 0)
+		return sums
 	}
 	for r := range rows {
 		w.Row(x.Data[r*cols:][:cols], r)
 	}
-	whole := energy()
-	if whole == 0 {
-		return 0
+	for _, e := range energies() {
+		whole += e
 	}
 	rounded := make([]float32, cols)
 	for r := range rows {
@@ -50,5 +77,5 @@ func OutputError(w, q kernels.Matrix, hessian []float32, threads int) float64 {
 			x.Data[r*cols+c] -= v
 		}
 	}
-	return math.Sqrt(energy() / whole)
+	return energies(), whole
 }

@@ -71,11 +71,25 @@ type Coster interface {
 // CalibrationOptions is what a walk has to gather, to plan and to keep for the
 // run's method.
 func (r *Run) CalibrationOptions() calibrate.Options {
-	o := calibrate.Options{Hessian: r.method.Needs()&NeedsHessian != 0, Save: r.save, Load: r.load}
+	o := calibrate.Options{
+		Hessian: r.method.Needs()&NeedsHessian != 0, Final: r.roundsHead(),
+		Save: r.save, Load: r.load,
+	}
 	if m, ok := r.method.(Coster); ok {
 		o.Solve = m.Cost
 	}
 	return o
+}
+
+// roundsHead reports whether the plan rounds the head, or the embedding that
+// serves as one.
+func (r *Run) roundsHead() bool {
+	id := model.ID{Role: model.Head, Block: -1}
+	if r.weights.Config.Tied {
+		id.Role = model.Embed
+	}
+	e, ok := r.entries[id]
+	return ok && e.rounds()
 }
 
 // keptResult is a Result of a block as a journal keeps it.
@@ -118,9 +132,10 @@ func (r *Run) load(block int, saved []byte) error {
 
 // Cost adds up a layer [rows, cols]: first the Hessian in the order of the
 // columns, its factor in float64, and U; then U, the weights, and four products
-// of their size to compare the result with round-to-nearest's.
+// of their size to compare the result with round-to-nearest's. Block types take
+// more: two copies of the Hessian, weights, values, residuals and gradients.
 func (m GPTQSolver) Cost(rows, cols int) calibrate.Cost {
 	r, n := int64(rows), int64(cols)
 	flops := 4*float64(n*n)*float64(n) + 9*float64(r*n)*float64(n) + 64*gptqBlock*float64(r*n)
-	return calibrate.Cost{Bytes: max(16*n*n, 4*n*n+18*r*n), Flops: flops}
+	return calibrate.Cost{Bytes: max(16*n*n, 8*n*n+26*r*n), Flops: flops}
 }

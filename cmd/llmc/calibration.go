@@ -68,9 +68,6 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 	}
 	scheme := job.policy.Scheme
 	switch {
-	case job.target == quantize.GGUF && !job.gather:
-		return fault.Hint(fault.Usage("--method %s gives codes in groups, and the output is GGUF", job.method.Name()),
-			"use --to compressed-tensors, gptq or awq")
 	case o.file == "" && !isDemo(job.path):
 		return fault.Hint(fault.Usage("there is no text to calibrate on"), "add --calibration FILE with text like what the model will see, not the text it is measured on")
 	case o.samples < 1:
@@ -79,6 +76,8 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 		return fault.Usage("--calibration-context is %d, allowed is 2 and more", o.context)
 	case !(o.damp > 0 && o.damp <= 1):
 		return fault.Usage("--damp is %g, allowed is more than 0, up to 1", o.damp)
+	case job.target == quantize.GGUF && o.actOrder:
+		return fault.Hint(fault.Usage("--act-order does not go with GGUF, whose blocks are of neighbouring columns"), "leave it out")
 	case o.staticGroups && !o.actOrder:
 		return fault.Usage("--static-groups says something only with --act-order")
 	case o.actOrder && !o.staticGroups && scheme.GroupSize > 0 && job.target != quantize.GPTQ:

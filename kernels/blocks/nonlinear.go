@@ -150,19 +150,28 @@ func quantizeBlockIQ4XS(dst []byte, x, importance []float32) {
 	top, _ := extreme(scales[:])
 	d := -top / 32
 	putHalf(dst, d)
-	clear(dst[2:8])
+	var levels [8]int8
 	inverse := inverseOf(d)
-	var high uint16
 	for j, s := range scales {
-		level := clamp(nearest(inverse*s), -32, 31)
-		subInverse := inverseOf(d * float32(level))
+		levels[j] = int8(clamp(nearest(inverse*s), -32, 31))
+		subInverse := inverseOf(d * float32(levels[j]))
 		for i, v := range x[32*j:][:32] {
 			codes[i] = nearestNonlinear(subInverse * v)
 		}
 		putNibbles(dst[8+16*j:], &codes)
-		level += 32
-		dst[4+j/2] |= uint8(level&15) << (j % 2 * 4)
+	}
+	packScalesIQ4XS(dst[2:8], levels[:])
+}
+
+// packScalesIQ4XS packs 8 scales of 6 bits, -32 to 31: their upper two bits in
+// 2 bytes, the lower in 4.
+func packScalesIQ4XS(dst []byte, levels []int8) {
+	clear(dst)
+	var high uint16
+	for j, l := range levels {
+		level := uint8(l + 32)
+		dst[2+j/2] |= level & 15 << (j % 2 * 4)
 		high |= uint16(level>>4) << (2 * j)
 	}
-	binary.LittleEndian.PutUint16(dst[2:], high)
+	binary.LittleEndian.PutUint16(dst, high)
 }

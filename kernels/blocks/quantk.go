@@ -129,13 +129,19 @@ func quantizeQ4K(dst []byte, src, importance []float32) {
 	var b affineBlock
 	for at := 0; at < len(src); at += superBlock {
 		affineQ4K.quantize(&b, dst[:4], dst[4:16], src[at:][:superBlock], part(importance, at))
-		for pair := range 4 {
-			codes := b.codes[64*pair:][:64]
-			for i := range 32 {
-				dst[16+32*pair+i] = codes[i] | codes[i+32]<<4
-			}
-		}
+		putCodesQ4K(dst[16:144], b.codes[:])
 		dst = dst[144:]
+	}
+}
+
+// putCodesQ4K packs 256 codes below 16 into 128 bytes: 32 in the low nibbles,
+// the next 32 in the high ones.
+func putCodesQ4K(dst []byte, codes []uint8) {
+	for pair := range 4 {
+		c := codes[64*pair:][:64]
+		for i := range 32 {
+			dst[32*pair+i] = c[i] | c[i+32]<<4
+		}
 	}
 }
 
@@ -143,16 +149,22 @@ func quantizeQ5K(dst []byte, src, importance []float32) {
 	var b affineBlock
 	for at := 0; at < len(src); at += superBlock {
 		affineQ5K.quantize(&b, dst[:4], dst[4:16], src[at:][:superBlock], part(importance, at))
-		high := dst[16:48]
-		clear(high)
-		for pair := range 4 {
-			codes := b.codes[64*pair:][:64]
-			for i := range 32 {
-				high[i] |= (codes[i]>>4 | codes[i+32]>>4<<1) << (2 * pair)
-				dst[48+32*pair+i] = codes[i]&15 | codes[i+32]<<4
-			}
-		}
+		putCodesQ5K(dst[16:176], b.codes[:])
 		dst = dst[176:]
+	}
+}
+
+// putCodesQ5K packs 256 codes below 32 into 32 bytes of high bits and 128 of
+// nibbles.
+func putCodesQ5K(dst []byte, codes []uint8) {
+	high := dst[:32]
+	clear(high)
+	for pair := range 4 {
+		c := codes[64*pair:][:64]
+		for i := range 32 {
+			high[i] |= (c[i]>>4 | c[i+32]>>4<<1) << (2 * pair)
+			dst[32+32*pair+i] = c[i]&15 | c[i+32]<<4
+		}
 	}
 }
 
@@ -208,15 +220,21 @@ func quantizeQ3K(dst []byte, src, importance []float32) {
 		putHalf(dst[108:], d)
 		b.requantize(x, half(dst[108:]), 4, func(j int) int32 { return int32(levels[j]) - 32 })
 		packScalesQ3K(dst[96:108], &levels)
-		high := dst[:32]
-		clear(high)
-		for i := range b.codes {
-			high[i%32] |= b.codes[i] >> 2 << (i / 32)
-			b.codes[i] &= 3
-		}
-		putCodes2(dst[32:96], b.codes[:])
+		putCodesQ3K(dst[:96], b.codes[:])
 		dst = dst[110:]
 	}
+}
+
+// putCodesQ3K packs 256 codes below 8 into 32 bytes of high bits and 64 of the
+// lower two. It clears the high bits in codes.
+func putCodesQ3K(dst []byte, codes []uint8) {
+	high := dst[:32]
+	clear(high)
+	for i := range codes {
+		high[i%32] |= codes[i] >> 2 << (i / 32)
+		codes[i] &= 3
+	}
+	putCodes2(dst[32:96], codes)
 }
 
 // scalesQ3K searches the scales of 16 sub-blocks, rounds them to 6 bits and
@@ -305,8 +323,14 @@ func (b *signedBlock) quantizeQ6K(dst []byte, x, importance []float32) {
 		levels[j] = uint8(min(127, nearest(inverse*s)))
 	}
 	b.requantize(x, half(dst[208:]), halfCodes, func(j int) int32 { return int32(int8(levels[j])) })
+	putCodesQ6K(dst[:192], b.codes[:])
+}
+
+// putCodesQ6K packs 256 codes below 64 into 128 bytes of low nibbles and 64 of
+// the upper two bits.
+func putCodesQ6K(dst []byte, codes []uint8) {
 	for h := range 2 {
-		c, low, high := b.codes[128*h:][:128], dst[64*h:][:64], dst[128+32*h:][:32]
+		c, low, high := codes[128*h:][:128], dst[64*h:][:64], dst[128+32*h:][:32]
 		for i := range 32 {
 			low[i] = c[i]&15 | c[i+64]<<4
 			low[i+32] = c[i+32]&15 | c[i+96]<<4

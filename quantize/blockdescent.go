@@ -1,0 +1,305 @@
+package quantize
+
+import (
+	"context"
+
+	"llmc/dtype"
+	"llmc/internal/parallel"
+	"llmc/kernels"
+	"llmc/kernels/blocks"
+)
+
+// Descent takes descentRounds over all columns, each of descentPasses at most
+// over a panel. On prose-6m at 2 and 3 bits more of either bring less than 1%.
+const (
+	descentRounds = 3
+	descentPasses = 4
+)
+
+// descent lowers a layer's output error further than [solve.Feedback] can, one
+// number of its blocks after the other: coordinate descent on
+// (w-q) H (w-q)ᵀ, row by row. Codes move to the best value under their scale;
+// scales and minima to their neighbours and the factors to the best for the
+// codes, where the codes that follow make the error smaller. It never grows.
+type descent struct {
+	layer   *blockLayer
+	hessian []float32 // [cols, cols], damped
+	w, q    []float32 // [rows, cols] weights and their rounded values
+
+	panel    []float32 // [width, width] of the Hessian
+	gradient []float32 // [rows, cols] (w-q) H
+}
+
+// refine runs all rounds, panel by panel.
+func (d *descent) refine(ctx context.Context) error {
+	g := d.layer
+	cpu := kernels.NewCPU(g.threads)
+	defer cpu.Close()
+	residual, product := cpu.NewTensor(g.rows, g.cols), cpu.NewTensor(g.rows, g.cols)
+	defer cpu.Free(residual)
+	defer cpu.Free(product)
+	d.gradient = product.Data
+	whole := cpu.Load(kernels.FromFloat32s(g.cols, g.cols, d.hessian))
+	for range descentRounds {
+		for i, v := range d.w {
+			residual.Data[i] = v - d.q[i]
+		}
+		cpu.MatMul(product, residual, whole)
+		for from := 0; from < g.cols; from += blockPanel {
+			if err := d.refinePanel(ctx, cpu, from, min(from+blockPanel, g.cols)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refinePanel refines the columns from to to-1 and takes what that changes off
+// the gradient of those behind.
+func (d *descent) refinePanel(ctx context.Context, cpu *kernels.CPU, from, to int) error {
+	g, width := d.layer, to-from
+	d.panel = make([]float32, width*width)
+	for i := range width {
+		copy(d.panel[i*width:][:width], d.hessian[(from+i)*g.cols+from:])
+	}
+	changed := cpu.NewTensor(g.rows, width)
+	defer cpu.Free(changed)
+	err := parallel.Rows(ctx, g.threads, g.rows, g.cols, func() func(int) error {
+		s := newRowDescent(d, from, to)
+		return func(r int) error {
+			s.run(r, changed.Data[r*width:][:width])
+			return nil
+		}
+	})
+	if err != nil || to == g.cols {
+		return err
+	}
+	behind := g.cols - to
+	rest := make([]float32, behind*width)
+	for c := range behind {
+		copy(rest[c*width:][:width], d.hessian[(to+c)*g.cols+from:])
+	}
+	product := cpu.NewTensor(g.rows, behind)
+	cpu.MatMul(product, changed, cpu.Load(kernels.FromFloat32s(behind, width, rest)))
+	for r := range g.rows {
+		gradient := d.gradient[r*g.cols+to:][:behind]
+		for i, v := range product.Data[r*behind:][:behind] {
+			gradient[i] -= v
+		}
+	}
+	cpu.Free(product)
+	return nil
+}
+
+// rowDescent refines one panel of one row after the other. Indices are those of
+// the panel.
+type rowDescent struct {
+	d    *descent
+	from int       // the panel's first column
+	n    int       // its width
+	h    []float32 // [n, n]
+
+	gradient, q []float32 // [n] of the row
+	block       blocks.Block
+
+	trialGradient, trial []float32 // [n] what a trial makes of gradient and q
+	trialCodes           []uint8   // [n]
+}
+
+func newRowDescent(d *descent, from, to int) *rowDescent {
+	n := to - from
+	return &rowDescent{
+		d: d, from: from, n: n, h: d.panel,
+		trialGradient: make([]float32, n), trial: make([]float32, n), trialCodes: make([]uint8, n),
+	}
+}
+
+// run refines a row and sets changed [n] to what that adds to its values.
+func (s *rowDescent) run(r int, changed []float32) {
+	layer := s.d.layer
+	at := r*layer.cols + s.from
+	s.gradient, s.q = s.d.gradient[at:][:s.n], s.d.q[at:][:s.n]
+	copy(changed, s.q)
+	for range descentPasses {
+		moved := false
+		for lo := 0; lo < s.n; lo += layer.layout.Size {
+			layer.view(&s.block, r, s.from+lo)
+			moved = s.refineBlock(lo) || moved
+			layer.keep(&s.block, r, s.from+lo)
+		}
+		if !moved {
+			break
+		}
+	}
+	for i, v := range s.q {
+		changed[i] = v - changed[i]
+	}
+}
+
+// refineBlock refines the block that begins at lo, and reports whether that
+// changed anything.
+func (s *rowDescent) refineBlock(lo int) bool {
+	l := s.d.layer.layout
+	moved := false
+	for sub := range l.Size / l.Sub {
+		moved = s.moveCodes(lo, sub) || moved
+		if !l.Scales.Fixed() {
+			moved = s.moveScale(lo, sub) || moved
+		}
+	}
+	return s.moveFactors(lo) || moved
+}
+
+// moveCodes gives each value of a sub-block the best code.
+func (s *rowDescent) moveCodes(lo, sub int) bool {
+	l := s.d.layer.layout
+	scale, low := l.Grid(&s.block, sub)
+	moved := false
+	for k := sub * l.Sub; k < (sub+1)*l.Sub; k++ {
+		i := lo + k
+		code := l.Code(s.q[i]+s.gradient[i]/s.h[i*s.n+i], scale, low)
+		if code != s.block.Codes[k] {
+			s.block.Codes[k] = code
+			s.set(i, l.Value(code, scale, low))
+			moved = true
+		}
+	}
+	return moved
+}
+
+// set changes a value, and takes that off the gradient.
+func (s *rowDescent) set(i int, v float32) {
+	delta := v - s.q[i]
+	s.q[i] = v
+	if delta != 0 {
+		subtract(s.gradient, s.h[i*s.n:][:s.n], delta)
+	}
+}
+
+// subtract takes factor*x off y.
+func subtract(y, x []float32, factor float32) {
+	y = y[:len(x)]
+	for i, v := range x {
+		y[i] -= factor * v
+	}
+}
+
+// try rounds the values of the sub-blocks from first to last-1 of the block at
+// lo anew, under the block's grids, each to the best for the others, twice. It
+// returns by how much the error grows; the result is kept for accept.
+func (s *rowDescent) try(lo, first, last int) float64 {
+	l := s.d.layer.layout
+	a, b := lo+first*l.Sub, lo+last*l.Sub
+	gradient, q := s.trialGradient[a:b], s.trial[a:b]
+	copy(gradient, s.gradient[a:b])
+	copy(q, s.q[a:b])
+	total := 0.0
+	for range 2 {
+		for k := range q {
+			scale, low := l.Grid(&s.block, first+k/l.Sub)
+			h := s.h[(a+k)*s.n+a : (a+k)*s.n+b]
+			code := l.Code(q[k]+gradient[k]/h[k], scale, low)
+			v := l.Value(code, scale, low)
+			s.trialCodes[a+k] = code
+			if delta := v - q[k]; delta != 0 {
+				total += float64(delta) * (float64(delta)*float64(h[k]) - 2*float64(gradient[k]))
+				q[k] = v
+				subtract(gradient, h, delta)
+			}
+		}
+	}
+	return total
+}
+
+// accept takes over what the last try of these sub-blocks made.
+func (s *rowDescent) accept(lo, first, last int) {
+	l := s.d.layer.layout
+	for k := first * l.Sub; k < last*l.Sub; k++ {
+		s.block.Codes[k] = s.trialCodes[lo+k]
+		s.set(lo+k, s.trial[lo+k])
+	}
+}
+
+// moveScale tries the neighbours of a sub-block's scale and minimum.
+func (s *rowDescent) moveScale(lo, sub int) bool {
+	l := s.d.layer.layout
+	scale, low := &s.block.Scales[sub], &s.block.Mins[sub]
+	scale0, low0 := *scale, *low
+	best, bestScale, bestLow := 0.0, scale0, low0
+	for step := range 9 {
+		to, lowTo := int(scale0)+step/3-1, int(low0)+step%3-1
+		if step == 4 || to < l.Scales.Low || to > l.Scales.High || lowTo < l.Mins.Low || lowTo > l.Mins.High {
+			continue
+		}
+		*scale, *low = int8(to), int8(lowTo)
+		if e := s.try(lo, sub, sub+1); e < best {
+			best, bestScale, bestLow = e, *scale, *low
+		}
+	}
+	*scale, *low = bestScale, bestLow
+	if best == 0 {
+		return false
+	}
+	s.try(lo, sub, sub+1)
+	s.accept(lo, sub, sub+1)
+	return true
+}
+
+// moveFactors tries the best factors for the codes.
+func (s *rowDescent) moveFactors(lo int) bool {
+	l, b := s.d.layer.layout, &s.block
+	factor0, minFactor0 := b.Factor, b.MinFactor
+	b.Factor, b.MinFactor = s.bestFactors(lo)
+	if b.Factor == factor0 && b.MinFactor == minFactor0 {
+		return false
+	}
+	subs := l.Size / l.Sub
+	if !(s.try(lo, 0, subs) < 0) {
+		b.Factor, b.MinFactor = factor0, minFactor0
+		return false
+	}
+	s.accept(lo, 0, subs)
+	return true
+}
+
+// bestFactors returns the factors with the least error for the codes, scales
+// and minima as they are, in half precision.
+func (s *rowDescent) bestFactors(lo int) (factor, minFactor float32) {
+	l, b := s.d.layer.layout, &s.block
+	// The values are factor*v1 + minFactor*v2.
+	var v1, v2 [blockPanel]float64
+	for k, code := range b.Codes {
+		v1[k] = float64(b.Scales[k/l.Sub]) * float64(l.Levels[code])
+		v2[k] = -float64(b.Mins[k/l.Sub])
+	}
+	var a11, a12, a22, b1, b2 float64
+	for k := range l.Size {
+		var h1, h2 float64
+		for j, x := range s.h[(lo+k)*s.n+lo:][:l.Size] {
+			h1 += float64(x) * v1[j]
+			h2 += float64(x) * v2[j]
+		}
+		a11 += v1[k] * h1
+		a12 += v1[k] * h2
+		a22 += v2[k] * h2
+		b1 += v1[k] * float64(s.gradient[lo+k])
+		b2 += v2[k] * float64(s.gradient[lo+k])
+	}
+	factor, minFactor = b.Factor, b.MinFactor
+	if det := a11*a22 - a12*a12; det > 1e-9*a11*a22 {
+		factor = moved(factor, (b1*a22-b2*a12)/det)
+		minFactor = moved(minFactor, (b2*a11-b1*a12)/det)
+	} else if a11 > 0 {
+		factor = moved(factor, b1/a11)
+	}
+	return factor, minFactor
+}
+
+// moved returns v+step in half precision, or v where that has no such number.
+func moved(v float32, step float64) float32 {
+	to := dtype.F16ToF32(dtype.F32ToF16(float32(float64(v) + step)))
+	if to-to != 0 {
+		return v
+	}
+	return to
+}

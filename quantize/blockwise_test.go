@@ -1,0 +1,392 @@
+package quantize
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"gonum.org/v1/gonum/mat"
+
+	"llmc/dtype"
+	"llmc/internal/solve"
+	"llmc/kernels"
+	"llmc/kernels/blocks"
+)
+
+// blockTypes are those that errors are spread through.
+func blockTypes() (list []*blocks.Layout) {
+	for t := range dtype.Type(255) {
+		if l, ok := blocks.LayoutOf(t); ok {
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// fedBack is a layer after its errors were spread, and its values.
+func fedBack(t *testing.T, l *blocks.Layout, w f32Matrix, in *Inputs, threads int) (*blockLayer, []float32) {
+	t.Helper()
+	factor, err := solve.FactorHessian(in.Hessian, w.cols, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newBlockLayer(l, w.rows, w.cols, in.MeanSquare, threads)
+	q := slices.Clone(w.data)
+	if err := solve.Feedback(context.Background(), q, w.rows, w.cols, factor.Upper, blockPanel, threads, g); err != nil {
+		t.Fatal(err)
+	}
+	return g, q
+}
+
+// TestBlocksEqualColumnByColumn compares with the equations of arXiv 2210.17323
+// in float64: every weight goes to the nearest of all values of its sub-block,
+// its error to the free columns through the inverse of what is left of the
+// Hessian. Scales are those of ggml's search, read off its bytes.
+func TestBlocksEqualColumnByColumn(t *testing.T) {
+	const rows, cols = 6, 256
+	w, in := randomMatrix(5, rows, cols), correlatedInputs(6, cols, 600)
+	shares := slowShares(t, in.Hessian, cols)
+	for _, l := range blockTypes() {
+		t.Run(l.Type.String(), func(t *testing.T) {
+			_, got := fedBack(t, l, w, in, 2)
+			packed := make([]byte, cols/l.Size*l.Type.BlockBytes())
+			b := l.NewBlock()
+			differ := 0
+			for r := range rows {
+				if err := blocks.Quantize(l.Type, packed, w.data[r*cols:][:cols], cols, in.MeanSquare); err != nil {
+					t.Fatal(err)
+				}
+				want := slowColumns(w.data[r*cols:][:cols], shares, func(c int, v float64) float64 {
+					if c%l.Size == 0 {
+						l.Unpack(b, packed[c/l.Size*l.Type.BlockBytes():])
+					}
+					scale, low := l.Grid(b, c%l.Size/l.Sub)
+					nearest := math.Inf(1)
+					for code := range l.Levels {
+						if x := float64(l.Value(uint8(code), scale, low)); math.Abs(x-v) < math.Abs(nearest-v) {
+							nearest = x
+						}
+					}
+					return nearest
+				})
+				for c, v := range want {
+					if float64(got[r*cols+c]) != v {
+						differ++
+						break // what follows carries another error
+					}
+				}
+			}
+			if differ > 1 { // float32 may fall on the other side of a middle
+				t.Errorf("%d of %d rows differ", differ, rows)
+			}
+		})
+	}
+}
+
+// slowShares returns how much of an error in each column the columns behind it
+// take: its row of the inverse of what is left of the Hessian, over the diagonal.
+func slowShares(t *testing.T, hessian []float32, n int) [][]float64 {
+	t.Helper()
+	h, mean := mat.NewDense(n, n, nil), 0.0
+	for i := range n {
+		mean += float64(hessian[i*n+i]) / float64(n)
+	}
+	for i := range n {
+		for j := range n {
+			h.Set(i, j, float64(hessian[i*n+j]))
+		}
+		h.Set(i, i, h.At(i, i)+DefaultDamp*mean)
+	}
+	var inverse mat.Dense
+	if err := inverse.Inverse(h); err != nil {
+		t.Fatal(err)
+	}
+	shares := make([][]float64, n)
+	for c := range n {
+		shares[c] = mat.Row(nil, c, &inverse)
+		for j := range shares[c] {
+			shares[c][j] /= inverse.At(c, c)
+		}
+		for i := c + 1; i < n; i++ {
+			factor := inverse.At(i, c)
+			for j := c + 1; j < n; j++ {
+				inverse.Set(i, j, inverse.At(i, j)-factor*shares[c][j])
+			}
+		}
+	}
+	return shares
+}
+
+// slowColumns fixes a row column by column.
+func slowColumns(row []float32, shares [][]float64, fix func(c int, v float64) float64) []float64 {
+	w := make([]float64, len(row))
+	for i, v := range row {
+		w[i] = float64(v)
+	}
+	for c := range w {
+		q := fix(c, w[c])
+		e := w[c] - q
+		for j := c + 1; j < len(w); j++ {
+			w[j] -= e * shares[c][j]
+		}
+		w[c] = q
+	}
+	return w
+}
+
+// squaredError is (w-q) H (w-q)ᵀ over all rows in float64, H damped.
+func squaredError(w, q, damped []float32, cols int) float64 {
+	sum := 0.0
+	for at := 0; at < len(w); at += cols {
+		for i := range cols {
+			d := float64(w[at+i]) - float64(q[at+i])
+			for j := range cols {
+				sum += d * float64(damped[i*cols+j]) * (float64(w[at+j]) - float64(q[at+j]))
+			}
+		}
+	}
+	return sum
+}
+
+// TestDescent refines layers of one panel and of several, and compares in
+// float64: the error is smaller, and what is packed is what was computed with.
+func TestDescent(t *testing.T) {
+	inputs := map[int]*Inputs{}
+	for _, cols := range []int{32, 256, 512} {
+		inputs[cols] = correlatedInputs(8, cols, cols)
+	}
+	for _, l := range blockTypes() {
+		for _, cols := range []int{l.Size, 512} {
+			t.Run(fmt.Sprintf("%s/%d", l.Type, cols), func(t *testing.T) {
+				w, in := randomMatrix(7, 4, cols), inputs[cols]
+				g, q := fedBack(t, l, w, in, 1)
+				factor := &solve.Factor{Damping: DefaultDamp}
+				damped := dampedHessian(in.Hessian, cols, factor)
+				before := squaredError(w.data, q, damped, cols)
+				d := &descent{layer: g, hessian: damped, w: w.data, q: q}
+				if err := d.refine(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				after := squaredError(w.data, q, damped, cols)
+				if !(after < before) {
+					t.Errorf("the error goes from %g to %g", before, after)
+				}
+				packed, err := g.pack()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(kernels.Float32s(packed), q) {
+					t.Error("what is packed is not what was computed with")
+				}
+			})
+		}
+	}
+}
+
+// panelOf is a descent through the only panel of one row, its gradient in
+// place.
+func panelOf(t *testing.T, l *blocks.Layout) (*rowDescent, f32Matrix, []float32) {
+	t.Helper()
+	cols := l.Size
+	w, in := randomMatrix(9, 1, cols), correlatedInputs(10, cols, 2*cols)
+	g, q := fedBack(t, l, w, in, 1)
+	damped := dampedHessian(in.Hessian, cols, &solve.Factor{Damping: DefaultDamp})
+	s := newRowDescent(&descent{layer: g, hessian: damped, w: w.data, q: q, panel: damped}, 0, cols)
+	s.q, s.gradient = q, make([]float32, cols)
+	for i := range cols {
+		sum := 0.0
+		for j := range cols {
+			sum += (float64(w.data[j]) - float64(q[j])) * float64(damped[j*cols+i])
+		}
+		s.gradient[i] = float32(sum)
+	}
+	g.view(&s.block, 0, 0)
+	return s, w, damped
+}
+
+// TestTry compares the change of the error that try reports with the errors
+// before and after in float64.
+func TestTry(t *testing.T) {
+	for _, l := range blockTypes() {
+		t.Run(l.Type.String(), func(t *testing.T) {
+			s, w, damped := panelOf(t, l)
+			for _, change := range []func(){
+				func() {},
+				func() { s.block.Factor = moved(s.block.Factor, 0.07*float64(s.block.Factor)) },
+				func() { s.block.MinFactor = moved(s.block.MinFactor, 0.05*float64(s.block.MinFactor)) },
+			} {
+				change()
+				before := squaredError(w.data, s.q, damped, s.n)
+				e := s.try(0, 0, l.Size/l.Sub)
+				s.accept(0, 0, l.Size/l.Sub)
+				after := squaredError(w.data, s.q, damped, s.n)
+				if d := math.Abs(after - before - e); d > 1e-4*before {
+					t.Fatalf("the error changes by %g, try says %g", after-before, e)
+				}
+				for i, code := range s.block.Codes {
+					scale, low := l.Grid(&s.block, i/l.Sub)
+					if s.q[i] != l.Value(code, scale, low) {
+						t.Fatalf("value %d is %v, its code stands for %v", i, s.q[i], l.Value(code, scale, low))
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestBestFactors compares the error under the best factors with that under
+// factors around them, the codes as they are.
+func TestBestFactors(t *testing.T) {
+	for _, l := range blockTypes() {
+		t.Run(l.Type.String(), func(t *testing.T) {
+			s, w, damped := panelOf(t, l)
+			factor, minFactor := s.bestFactors(0)
+			under := func(factor, minFactor float32) float64 {
+				b := s.block
+				b.Factor, b.MinFactor = factor, minFactor
+				q := make([]float32, l.Size)
+				for i, code := range b.Codes {
+					scale, low := l.Grid(&b, i/l.Sub)
+					q[i] = l.Value(code, scale, low)
+				}
+				return squaredError(w.data, q, damped, l.Size)
+			}
+			best := under(factor, minFactor)
+			for _, by := range []float64{0.99, 0.998, 1.002, 1.01} {
+				if e := under(moved(factor, (by-1)*float64(factor)), minFactor); e < best*(1-1e-6) {
+					t.Errorf("%g of the factor has the error %g, the best %g", by, e, best)
+				}
+				if e := under(factor, moved(minFactor, (by-1)*float64(minFactor))); e < best*(1-1e-6) {
+					t.Errorf("%g of the minimum's factor has the error %g, the best %g", by, e, best)
+				}
+			}
+		})
+	}
+}
+
+// TestGPTQBlocks solves layers of every type: the output error is well below
+// the search's, as reported, in no row above it, and threads change nothing.
+func TestGPTQBlocks(t *testing.T) {
+	const rows, cols = 12, 512
+	w, in := randomMatrix(11, rows, cols), correlatedInputs(12, cols, 1000)
+	for _, l := range blockTypes() {
+		t.Run(l.Type.String(), func(t *testing.T) {
+			s := TypeScheme(l.Type)
+			solution := &Solution{}
+			layer := Layer{Name: "layer", Weight: w, Inputs: in, Solution: solution}
+			q, err := GPTQSolver{Threads: 1}.Quantize(context.Background(), layer, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := GPTQSolver{Threads: 3}.Quantize(context.Background(), layer, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(q.(*kernels.Dense).Data, again.(*kernels.Dense).Data) {
+				t.Error("threads change the result")
+			}
+			plain, err := RTN{}.Quantize(context.Background(), layer, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			own, searched := OutputError(w, q, in.Hessian, 1), OutputError(w, plain, in.Hessian, 1)
+			if own != *solution.OutputError || searched != *solution.RTNOutputError {
+				t.Errorf("errors %g and %g are reported as %g and %g", own, searched, *solution.OutputError, *solution.RTNOutputError)
+			}
+			if !(own < 0.7*searched) {
+				t.Errorf("the output error is %g, the search's %g", own, searched)
+			}
+			ownRows, _ := outputErrors(w, q, in.Hessian, 1)
+			searchedRows, _ := outputErrors(w, plain, in.Hessian, 1)
+			for r := range ownRows {
+				if ownRows[r] > searchedRows[r] {
+					t.Errorf("row %d has the error %g, the search's is %g", r, ownRows[r], searchedRows[r])
+				}
+			}
+		})
+	}
+}
+
+// TestBetterRows gives takeBetterRows a result that is worse in some rows.
+func TestBetterRows(t *testing.T) {
+	const rows, cols = 5, 256
+	w, in := randomMatrix(13, rows, cols), correlatedInputs(14, cols, 300)
+	s := TypeScheme(dtype.Q4_K)
+	layer := Layer{Name: "layer", Weight: w, Inputs: in}
+	plain, err := RTN{}.Quantize(context.Background(), layer, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoiled := w
+	spoiled.data = slices.Clone(w.data)
+	for i := range cols {
+		spoiled.data[3*cols+i] = -spoiled.data[3*cols+i]
+	}
+	bad, err := RTN{}.Quantize(context.Background(), Layer{Weight: spoiled}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := bad.(*kernels.Dense)
+	solution := &Solution{}
+	solution.takeBetterRows(layer, q, plain.(*kernels.Dense), 1)
+	if solution.SearchedRows < 1 || *solution.OutputError > *solution.RTNOutputError {
+		t.Errorf("%d rows are taken, the error is %g, the search's %g", solution.SearchedRows, *solution.OutputError, *solution.RTNOutputError)
+	}
+	got, want := make([]float32, cols), make([]float32, cols)
+	q.Row(got, 3)
+	plain.Row(want, 3)
+	if !slices.Equal(got, want) {
+		t.Error("the spoiled row is kept")
+	}
+}
+
+// TestGPTQBlocksSpecialCases solves what has little to solve.
+func TestGPTQBlocksSpecialCases(t *testing.T) {
+	const cols = 256
+	in := correlatedInputs(15, cols, 300)
+	dead := correlatedInputs(16, cols, 300)
+	for c := range 32 { // a whole sub-block that sees nothing
+		dead.MeanSquare[c] = 0
+		for j := range cols {
+			dead.Hessian[c*cols+j], dead.Hessian[j*cols+c] = 0, 0
+		}
+	}
+	zeros := f32Matrix{2, cols, make([]float32, 2*cols)}
+	for _, l := range blockTypes() {
+		s := TypeScheme(l.Type)
+		q, err := GPTQSolver{}.Quantize(context.Background(), Layer{Name: "layer", Weight: zeros, Inputs: in}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range kernels.Float32s(q) {
+			if v != 0 {
+				t.Fatalf("%s: zero %d becomes %v", l.Type, i, v)
+			}
+		}
+		solution := &Solution{}
+		w := randomMatrix(17, 3, cols)
+		q, err = GPTQSolver{}.Quantize(context.Background(), Layer{Name: "layer", Weight: w, Inputs: dead, Solution: solution}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if solution.Dead != 32 {
+			t.Errorf("%s: %d dead channels, want 32", l.Type, solution.Dead)
+		}
+		for i, v := range kernels.Float32s(q) {
+			if math.Abs(float64(v)) > 10 || v != v {
+				t.Fatalf("%s: weight %d becomes %v", l.Type, i, v)
+			}
+		}
+	}
+	solution := &Solution{}
+	layer := Layer{Name: "layer", Weight: randomMatrix(18, 2, cols), Inputs: in, Solution: solution}
+	if _, err := (GPTQSolver{}).Quantize(context.Background(), layer, TypeScheme(dtype.MXFP4)); err != nil || solution.Fallback == "" {
+		t.Errorf("MXFP4: %v, fallback %q", err, solution.Fallback)
+	}
+	if q, err := (GPTQSolver{}).Quantize(context.Background(), layer, TypeScheme(dtype.F16)); err != nil || q.(*kernels.Dense).Type != dtype.F16 {
+		t.Errorf("F16: %v", err)
+	}
+}
