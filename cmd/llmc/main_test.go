@@ -1,15 +1,19 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"llmc/dtype"
 	"llmc/internal/tinymodel"
 )
 
@@ -27,6 +31,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"tinymodel": makeTinyModel,
 			"damage":    damage,
+			"fill":      fill,
 			"empty":     isEmptyFolder,
 			"invalid":   fails(exitInvalid),
 			"usage":     fails(exitUsage),
@@ -71,6 +76,30 @@ func damage(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("damage cannot %q with %d arguments", args[1], len(args))
 	}
 	ts.Check(os.WriteFile(path, data, 0o644))
+}
+
+// fill is "fill DIR TENSOR=VALUE...": tensors of a folder that "tinymodel DIR" has
+// made hold one value throughout.
+func fill(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: fill DIR TENSOR=VALUE...")
+	}
+	tensors := tinymodel.Tensors(tinymodel.Spec{})
+	for _, change := range args[1:] {
+		name, text, _ := strings.Cut(change, "=")
+		value, err := strconv.ParseFloat(text, 32)
+		ts.Check(err)
+		at := slices.IndexFunc(tensors, func(t tinymodel.Tensor) bool { return t.Name == name })
+		if at < 0 {
+			ts.Fatalf("the model has no tensor %s", name)
+		}
+		data := tensors[at].Data
+		for i := 0; i < len(data); i += 2 {
+			binary.LittleEndian.PutUint16(data[i:], dtype.F32ToBF16(float32(value)))
+		}
+	}
+	path := filepath.Join(ts.MkAbs(args[0]), "model.safetensors")
+	ts.Check(os.WriteFile(path, tinymodel.SafeTensors(tensors), 0o644))
 }
 
 // isEmptyFolder is "[!] empty DIR": nothing, hidden files included, is in it.

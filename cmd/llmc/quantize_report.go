@@ -353,12 +353,32 @@ func (r *quantizeReport) printCalibration(ui *ui) {
 	ui.print("output: of the linears' outputs on %d samples of %d tokens, relative to their size; by rtn: if rounded to nearest",
 		c.Samples, c.Context)
 	for _, t := range r.Tensors {
-		switch {
-		case t.Solution == nil:
-		case t.Solution.Fallback != "":
-			ui.print("%s was rounded to nearest: %s", t.Name, t.Solution.Fallback)
-		case t.Damping > c.Damp:
+		if t.Solution != nil && t.Damping > c.Damp {
 			ui.print("%s needed damping %g", t.Name, t.Damping)
+		}
+	}
+	r.printFallbacks(ui)
+}
+
+// printFallbacks says why linears were rounded to nearest, the first by name.
+func (r *quantizeReport) printFallbacks(ui *ui) {
+	var reasons []string
+	names := map[string][]string{}
+	for _, t := range r.Tensors {
+		if t.Solution == nil || t.Solution.Fallback == "" {
+			continue
+		}
+		why := t.Solution.Fallback
+		if names[why] == nil {
+			reasons = append(reasons, why)
+		}
+		names[why] = append(names[why], t.Name)
+	}
+	for _, why := range reasons {
+		if list := names[why]; len(list) == 1 {
+			ui.print("%s was rounded to nearest: %s", list[0], why)
+		} else {
+			ui.print("%d linears were rounded to nearest, %s: %s, ...", len(list), why, list[0])
 		}
 	}
 }
