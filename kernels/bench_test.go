@@ -2,7 +2,9 @@ package kernels
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -232,6 +234,35 @@ func plausible(data []byte, t dtype.Type) {
 		for _, s := range scales {
 			data[at+s+1] = data[at+s+1]&0x83 | 0x20
 		}
+	}
+}
+
+// BenchmarkLoad rearranges a matrix for integer products, in gigabytes of codes
+// a second of one thread, next to copying memory.
+func BenchmarkLoad(b *testing.B) {
+	const rows, cols = 4096, 4096
+	matrices := map[string]Matrix{}
+	for _, t := range []dtype.Type{dtype.Q8_0, dtype.Q4_0, dtype.Q4_K, dtype.Q6_K, dtype.Q5_0} {
+		matrices[t.String()] = randomDense(b, rows, cols, t)
+	}
+	for _, bits := range []int{2, 3, 4, 8} {
+		matrices[fmt.Sprint("groups", bits)] = randomGroups(rand.New(rand.NewPCG(1, 1)), rows, cols, bits, 128, true, false)
+	}
+	for _, name := range slices.Sorted(maps.Keys(matrices)) {
+		m := matrices[name]
+		b.Run(name, func(b *testing.B) {
+			all := levels()
+			c := newFastCPU(1, all[len(all)-1])
+			defer c.Close()
+			from, to := make([]byte, m.Bytes()), make([]byte, m.Bytes())
+			best(b, 1, "GB/s", func() float64 {
+				c.Load(m)
+				return float64(m.Bytes())
+			}, func() float64 {
+				copy(to, from)
+				return float64(len(to))
+			})
+		})
 	}
 }
 

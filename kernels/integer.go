@@ -51,6 +51,8 @@ type integerOps struct {
 	quantize func(dst *byte, x *float32, blocks, stride int, offset int32)
 	panels   map[dtype.Type]panelLoop // of all types in integerFormats
 	groups   map[int]groupLoop        // by the bits of stored codes
+	// transpose rearranges elements of 4 bytes, lanes rows at a time.
+	transpose transposeKernel
 	// peak runs n rounds of integer products in registers and returns the
 	// operations of one round.
 	peak func(n int) float64

@@ -88,44 +88,86 @@ type groupUnits struct {
 	f *integerFormat
 }
 
-func (u *groupUnits) units(scratch []byte, r int) []byte {
+func (u *groupUnits) units(scratch []byte, first, n int) []byte {
+	size := u.g.Groups() * u.f.bytes
+	for i := range n {
+		u.row(scratch[i*size:][:size], first+i)
+	}
+	return scratch[:n*size]
+}
+
+func (u *groupUnits) row(dst []byte, r int) {
 	g, size, stored := u.g, 32*u.f.blocks, storedBits(u.g.Bits)
 	scales, zeros, step := g.scales(r)
 	moved := uint8(movedDown(g.Bits))
-	var codes [32]uint8
 	for group, scale := range scales {
-		unit := scratch[group*u.f.bytes:][:u.f.bytes]
+		unit := dst[group*u.f.bytes:][:u.f.bytes]
 		binary.LittleEndian.PutUint32(unit, math.Float32bits(scale))
 		unit[4] = zeros[group*step] - moved
 		for i := range u.f.blocks {
-			g.unpack(codes[:], r, group*size+32*i)
-			packStored(unit[groupHead+4*i*stored:], &codes, stored, moved)
+			packStored(unit[groupHead+4*i*stored:], g, r, group*size+32*i)
 		}
 	}
-	return scratch
 }
 
-// packStored is the inverse of unpackStored.
-func packStored(dst []byte, codes *[32]uint8, stored int, moved uint8) {
-	switch stored {
-	case 8:
-		for i, code := range codes {
-			dst[i] = code - moved
+// packStored writes the codes of 32 columns of row r as unpackStored reads them.
+func packStored(dst []byte, g *Groups, r, from int) {
+	src := g.Codes[r*g.CodeBytes()+from/8*g.Bits:]
+	switch g.Bits {
+	case 2:
+		order := uint64(0)
+		for i := range 4 {
+			order |= spread2(binary.LittleEndian.Uint16(src[2*i:])) << (2 * i)
 		}
+		binary.LittleEndian.PutUint64(dst, order)
 	case 4:
-		for i := range 16 {
-			dst[i] = codes[i] | codes[i+16]<<4
+		// Bytes hold columns 2i and 2i+1; those of the upper 16 come along.
+		const low = 0x0f0f0f0f0f0f0f0f
+		a, b := binary.LittleEndian.Uint64(src), binary.LittleEndian.Uint64(src[8:])
+		even, odd := a&low|b&low<<4, a>>4&low|b&^low
+		binary.LittleEndian.PutUint64(dst, spread8(uint32(even))|spread8(uint32(odd))<<8)
+		binary.LittleEndian.PutUint64(dst[8:], spread8(uint32(even>>32))|spread8(uint32(odd>>32))<<8)
+	case 8:
+		for i := 0; i < 32; i += 8 {
+			binary.LittleEndian.PutUint64(dst[i:], binary.LittleEndian.Uint64(src[i:])^0x8080808080808080)
 		}
 	default:
-		for i := range 8 {
-			dst[i] = codes[i]&3 | codes[i+8]&3<<2 | codes[i+16]&3<<4 | codes[i+24]&3<<6
-		}
-		if stored == 3 {
-			bits := uint32(0)
-			for i, code := range codes {
-				bits |= uint32(code>>2) << i
-			}
-			binary.LittleEndian.PutUint32(dst[8:], turnBits(bits))
-		}
+		packAny(dst, g, r, from)
 	}
+}
+
+// spread2 moves the 8 pairs of bits of x to the lowest bits of 8 bytes.
+func spread2(bits uint16) uint64 {
+	x := uint64(bits)
+	x = (x | x<<24) & 0x000000ff000000ff
+	x = (x | x<<12) & 0x000f000f000f000f
+	return (x | x<<6) & 0x0303030303030303
+}
+
+// spread8 moves the 4 bytes of x to the even ones of 8.
+func spread8(bytes uint32) uint64 {
+	x := uint64(bytes)
+	x = (x | x<<16) & 0x0000ffff0000ffff
+	return (x | x<<8) & 0x00ff00ff00ff00ff
+}
+
+// packAny is packStored one code at a time.
+func packAny(dst []byte, g *Groups, r, from int) {
+	var codes [32]uint8
+	g.unpack(codes[:], r, from)
+	if g.Bits != 3 {
+		for i, code := range codes {
+			dst[i] = code - uint8(movedDown(g.Bits))
+		}
+		return
+	}
+	var lower, upper uint64
+	for i := range 4 {
+		eight := binary.LittleEndian.Uint64(codes[8*i:])
+		lower |= eight & 0x0303030303030303 << (2 * i)
+		third := eight >> 2 & 0x0101010101010101
+		upper |= (third | third>>31) & 0x03030303 << (2 * i) // column 8i+4+j next to 8i+j
+	}
+	binary.LittleEndian.PutUint64(dst, lower)
+	binary.LittleEndian.PutUint32(dst[8:], uint32(upper))
 }

@@ -1,6 +1,9 @@
 package kernels
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"unsafe"
+)
 
 // segment is a run of elements in a block of a type: a panel has each element
 // of all its rows together.
@@ -34,12 +37,16 @@ func (s segment) width() int {
 
 // unitRows is a matrix as rows of units.
 type unitRows interface {
-	// units returns the bytes of row r, in scratch unless they are in memory.
-	units(scratch []byte, r int) []byte
+	// units returns the bytes of n rows from first on, in scratch unless they
+	// are in memory.
+	units(scratch []byte, first, n int) []byte
 }
 
-// units returns the bytes of row r.
-func (d *Dense) units(_ []byte, r int) []byte { return d.bytes(r, 0, d.Cols) }
+// units returns the bytes of n rows.
+func (d *Dense) units(_ []byte, first, n int) []byte {
+	size := len(d.Data) / d.Rows
+	return d.Data[first*size:][:n*size]
+}
 
 // pack rearranges rows into panels. Rows after the last are zeros, whose scales
 // are zero too.
@@ -60,40 +67,65 @@ type packPanels struct {
 
 func (t *packPanels) run(worker, part int) {
 	w, s := t.w, &t.e.scratch[worker]
-	if len(s.bytes) < w.rowLen {
-		s.bytes = make([]byte, w.rowLen)
+	size := w.lanes * w.rowLen
+	if len(s.bytes) < size {
+		s.bytes = make([]byte, size)
 	}
-	first, size := part*w.lanes, w.lanes*w.rowLen
-	panel := w.data[part*size:][:size]
-	for lane := range min(w.lanes, w.rows-first) {
-		w.packRow(panel, t.src.units(s.bytes[:w.rowLen], first+lane), lane)
+	first, panel := part*w.lanes, w.data[part*size:][:size]
+	n := min(w.lanes, w.rows-first)
+	rows := t.src.units(s.bytes, first, n)
+	var transpose transposeKernel
+	if o := t.e.ops.integer; o != nil && n == w.lanes && w.rowLen%4 == 0 {
+		transpose = o.transpose
+	}
+	for ; len(panel) > 0; panel, rows = panel[w.format.bytes*w.lanes:], rows[w.format.bytes:] {
+		at := 0
+		for _, s := range w.format.segments {
+			w.packSegment(panel[at*w.lanes:], rows[s.at:], s, n, transpose)
+			at += s.count * s.width()
+		}
 	}
 }
 
-// packRow writes one lane of a panel.
-func (w *integerWeight) packRow(panel, row []byte, lane int) {
-	for ; len(row) > 0; row = row[w.format.bytes:] {
-		for _, s := range w.format.segments {
-			src := row[s.at:][:s.count*s.width()]
-			step := w.lanes * s.width()
-			dst := panel[lane*s.width():]
-			switch s.size {
-			case turned:
-				binary.LittleEndian.PutUint32(dst, turnBits(binary.LittleEndian.Uint32(src)))
-			case 4:
-				for i := 0; i < len(src); i += 4 {
-					binary.LittleEndian.PutUint32(dst[i/4*step:], binary.LittleEndian.Uint32(src[i:]))
-				}
-			case 2:
-				for i := 0; i < len(src); i += 2 {
-					binary.LittleEndian.PutUint16(dst[i/2*step:], binary.LittleEndian.Uint16(src[i:]))
-				}
-			default:
-				for i, v := range src {
-					dst[i*step] = v
-				}
-			}
-			panel = panel[s.count*step:]
+// transposeKernel sets panel[p*stride+j] to src[j*ld+p] for p < 4*steps and all
+// lanes j.
+type transposeKernel func(panel, src *float32, ld, steps, stride int)
+
+// packSegment writes the elements of a segment of n rows, those of each
+// together.
+func (w *integerWeight) packSegment(panel, rows []byte, s segment, n int, transpose transposeKernel) {
+	from := 0
+	if transpose != nil && s.size == 4 {
+		_ = rows[(n-1)*w.rowLen+4*s.count-1]
+		_ = panel[4*s.count*w.lanes-1]
+		if steps := s.count / 4; steps > 0 {
+			transpose((*float32)(unsafe.Pointer(&panel[0])), (*float32)(unsafe.Pointer(&rows[0])), w.rowLen/4, steps, w.lanes)
+			from = 4 * steps
+		}
+	}
+	for i := from; i < s.count; i++ {
+		w.packElement(panel[i*s.width()*w.lanes:], rows[i*s.width():], s.size, n)
+	}
+}
+
+// packElement writes one element of n rows.
+func (w *integerWeight) packElement(dst, src []byte, size, n int) {
+	switch size {
+	case 1:
+		for lane := range n {
+			dst[lane] = src[lane*w.rowLen]
+		}
+	case 2:
+		for lane := range n {
+			binary.LittleEndian.PutUint16(dst[2*lane:], binary.LittleEndian.Uint16(src[lane*w.rowLen:]))
+		}
+	case 4:
+		for lane := range n {
+			binary.LittleEndian.PutUint32(dst[4*lane:], binary.LittleEndian.Uint32(src[lane*w.rowLen:]))
+		}
+	case turned:
+		for lane := range n {
+			binary.LittleEndian.PutUint32(dst[4*lane:], turnBits(binary.LittleEndian.Uint32(src[lane*w.rowLen:])))
 		}
 	}
 }

@@ -63,9 +63,10 @@ var avx2 = ops{
 		8: {8, 8, 32, unpackCodes8AVX2, dotCodes8AVX2},
 	},
 	integer: &integerOps{
-		lanes:    8,
-		quantize: quantizeAVX2,
-		peak:     func(n int) float64 { integerPeakAVX2(n); return 12 * 8 * 4 * 2 },
+		lanes:     8,
+		transpose: transposeAVX2,
+		quantize:  quantizeAVX2,
+		peak:      func(n int) float64 { integerPeakAVX2(n); return 12 * 8 * 4 * 2 },
 		panels: map[dtype.Type]panelLoop{
 			dtype.Q8_0:   panelQ8_0AVX2,
 			dtype.Q4_0:   panelQ4_0AVX2,
@@ -124,9 +125,10 @@ var avx512 = ops{
 		8: {8, 16, 64, unpackCodes8AVX512, dotCodes8AVX512},
 	},
 	integer: &integerOps{
-		lanes:    16,
-		quantize: quantizeAVX512,
-		peak:     func(n int) float64 { integerPeakAVX512(n); return 12 * 16 * 4 * 2 },
+		lanes:     16,
+		transpose: transposeAVX512,
+		quantize:  quantizeAVX512,
+		peak:      func(n int) float64 { integerPeakAVX512(n); return 12 * 16 * 4 * 2 },
 		panels: map[dtype.Type]panelLoop{
 			dtype.Q8_0:   panelQ8_0AVX512,
 			dtype.Q4_0:   panelQ4_0AVX512,

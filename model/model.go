@@ -135,16 +135,13 @@ func (w *Weights) Interleaved() bool {
 // LoadBlock loads a block's weights onto the device, in place of those it had.
 func (m *Model) LoadBlock(w *Weights, i int) error {
 	b := block{weights: map[Role]kernels.Weight{}, vectors: map[ID]*kernels.Tensor{}}
+	var linears []ID
 	for _, id := range m.cfg.IDs() {
 		if id.Block != i {
 			continue
 		}
 		if id.Role.IsMatrix() && !id.Bias {
-			mat, err := w.Matrix(id)
-			if err != nil {
-				return err
-			}
-			b.weights[id.Role] = m.load(w, id, mat)
+			linears = append(linears, id)
 			continue
 		}
 		v, err := m.vector(w, id)
@@ -153,16 +150,23 @@ func (m *Model) LoadBlock(w *Weights, i int) error {
 		}
 		b.vectors[ID{Role: id.Role, Bias: id.Bias}] = v
 	}
+	matrices, err := w.matrices(linears)
+	if err != nil {
+		return err
+	}
+	for j, id := range linears {
+		b.weights[id.Role] = m.load(w, id, matrices[j])
+		matrices[j] = nil
+	}
 	m.DropBlock(i)
 	m.blocks[i] = b
 	return nil
 }
 
-// load loads a matrix, and lets go of the file's memory where the device has a
-// copy of its own.
+// load loads a matrix, and lets go of the file's memory where there is a copy.
 func (m *Model) load(w *Weights, id ID, mat kernels.Matrix) kernels.Weight {
 	weight := m.dev.Load(mat)
-	if weight.Copied() {
+	if weight.Copied() || w.packed(id) {
 		w.Release(id)
 	}
 	return weight

@@ -219,6 +219,27 @@ func (w *Weights) Matrix(id ID) (kernels.Matrix, error) {
 	return kernels.NewDense(shape[0], shape[1], t.Type, t.Data)
 }
 
+// matrices is Matrix for several, in parallel: unpacking takes time.
+func (w *Weights) matrices(ids []ID) ([]kernels.Matrix, error) {
+	all, errs := make([]kernels.Matrix, len(ids)), make([]error, len(ids))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(ids)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(ids); i = int(next.Add(1)) - 1 {
+				all[i], errs[i] = w.Matrix(ids[i])
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 // Replace makes Matrix return m for a weight: one that was quantized or pruned.
 func (w *Weights) Replace(id ID, m kernels.Matrix) { w.replaced[id] = m }
 
