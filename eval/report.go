@@ -28,9 +28,14 @@ type TextReport struct {
 
 // ModelReport is what was measured of one model.
 type ModelReport struct {
-	Path          string  `json:"path"`
-	Architecture  string  `json:"architecture,omitempty"`
-	Scheme        string  `json:"scheme,omitempty"` // how its weights are stored
+	Path         string `json:"path"`
+	Architecture string `json:"architecture,omitempty"`
+	Scheme       string `json:"scheme,omitempty"` // how its weights are stored
+	// Activations is how the activations that linears multiply were rounded, as
+	// an engine that runs the checkpoint does it: "int8 per token". It is "exact"
+	// where they were not though the checkpoint asks for it, absent where it does
+	// not.
+	Activations   string  `json:"activations,omitempty"`
 	Parameters    int64   `json:"parameters,omitempty"`
 	SizeBytes     int64   `json:"size_bytes,omitempty"`
 	BitsPerWeight float64 `json:"bits_per_weight,omitempty"`
@@ -99,7 +104,7 @@ func (r *run) report(subjects []*Subject) *Report {
 		nll := t.nll.value()
 		_, bos := subjects[0].bos()
 		m := ModelReport{
-			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme,
+			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme, Activations: s.rounded,
 			Parameters: s.Parameters, SizeBytes: s.SizeBytes, BitsPerWeight: s.BitsPerWeight(),
 			Perplexity: finite(math.Exp(nll)), PerplexityStderr: finite(math.Exp(nll) * t.nll.stderr()), NLL: nll,
 			Tokens: t.nll.n, Windows: r.windows,

@@ -3,10 +3,12 @@ package eval
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"llmc/formats"
 	"llmc/kernels"
 	"llmc/model"
+	"llmc/model/hfquant"
 )
 
 // Subject is one model to measure, loaded onto a device.
@@ -18,7 +20,8 @@ type Subject struct {
 	runner  runner
 	device  kernels.Device
 	weights *model.Weights
-	bosID   int32 // the BOS that the tokenizer adds; -1 for none
+	rounded string // how activations are rounded, "" where the checkpoint leaves them as they are
+	bosID   int32  // the BOS that the tokenizer adds; -1 for none
 }
 
 // Load makes a checkpoint ready to be measured under the name path. The
@@ -46,7 +49,23 @@ func LoadWeights(dev kernels.Device, c *formats.Checkpoint, weights *model.Weigh
 	if id, ok := tok.BOS(); ok && tok.AddsBOS() {
 		s.bosID = id
 	}
+	if s.rounded, err = activations(weights); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	return s, nil
+}
+
+// activations says how a model of the weights rounds what its linears multiply:
+// "exact" where it does not though the checkpoint would.
+func activations(w *model.Weights) (string, error) {
+	r, err := w.InputsOfMost()
+	if err != nil || r.Bits > 0 {
+		return r.String(), err
+	}
+	if w.Quantization != nil && slices.ContainsFunc(w.Quantization.Schemes, func(s hfquant.Scheme) bool { return s.Inputs.Bits > 0 }) {
+		return r.String(), nil
+	}
+	return "", nil
 }
 
 // bos returns the token that the tokenizer puts before every text, if it does.

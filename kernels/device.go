@@ -43,6 +43,8 @@ type Device interface {
 	RMSNorm(dst, x, weight *Tensor, eps float32)
 	// Gate sets dst to act(gate) * up, elementwise. dst may be gate or up.
 	Gate(dst, gate, up *Tensor, act Activation)
+	// Round sets dst to the rounded numbers of x. dst may be x.
+	Round(dst, x *Tensor, r Rounding)
 	// Rotate applies rotary position embedding (arXiv 2104.09864) to every head
 	// of headDim elements of x; row i is at position start+i.
 	Rotate(x *Tensor, headDim int, rope *Rope, start int)

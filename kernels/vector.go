@@ -17,6 +17,8 @@ type rowTask struct {
 	size   int
 	table  Matrix
 	ids    []int32
+
+	rounding Rounding
 }
 
 // partElements is about how many elements one part of a row-wise task has:

@@ -24,6 +24,7 @@ type Model struct {
 	hook Hook
 
 	embed, head kernels.Weight
+	headInputs  kernels.Rounding
 	norm        *kernels.Tensor
 	blocks      []block
 	ropes       []*kernels.Rope // by block; blocks that rotate alike share one
@@ -33,6 +34,7 @@ type Model struct {
 // block holds one layer's weights; absent ones are nil.
 type block struct {
 	weights map[Role]kernels.Weight
+	inputs  map[Role]kernels.Rounding // of those linears that round what they multiply
 	vectors map[ID]*kernels.Tensor
 }
 
@@ -86,6 +88,9 @@ func NewOutline(dev kernels.Device, w *Weights) (*Model, error) {
 			return nil, err
 		}
 		m.embed, m.head = dev.LoadTable(embed), m.load(w, id, head)
+		if m.headInputs, err = w.Inputs(id); err != nil {
+			return nil, err
+		}
 	}
 	if m.norm, err = m.vector(w, ID{Role: FinalNorm, Block: -1}); err != nil {
 		return nil, err
@@ -134,7 +139,7 @@ func (w *Weights) Interleaved() bool {
 
 // LoadBlock loads a block's weights onto the device, in place of those it had.
 func (m *Model) LoadBlock(w *Weights, i int) error {
-	b := block{weights: map[Role]kernels.Weight{}, vectors: map[ID]*kernels.Tensor{}}
+	b := block{weights: map[Role]kernels.Weight{}, inputs: map[Role]kernels.Rounding{}, vectors: map[ID]*kernels.Tensor{}}
 	var linears []ID
 	for _, id := range m.cfg.IDs() {
 		if id.Block != i {
@@ -142,6 +147,10 @@ func (m *Model) LoadBlock(w *Weights, i int) error {
 		}
 		if id.Role.IsMatrix() && !id.Bias {
 			linears = append(linears, id)
+			var err error
+			if b.inputs[id.Role], err = w.Inputs(id); err != nil {
+				return err
+			}
 			continue
 		}
 		v, err := m.vector(w, id)
@@ -180,7 +189,8 @@ func (m *Model) DropBlock(i int) {
 	m.blocks[i] = block{}
 }
 
-// SetWeight puts another weight in the place of a block's linear.
+// SetWeight puts another weight in the place of a block's linear, whose
+// activations stay as rounded as they were.
 func (m *Model) SetWeight(i int, r Role, mat kernels.Matrix) {
 	m.blocks[i].weights[r] = m.dev.Load(mat)
 }
@@ -304,7 +314,7 @@ func (m *Model) Norm(x *kernels.Tensor) {
 // [rows, hidden]. The caller frees the tensor.
 func (m *Model) Logits(hidden *kernels.Tensor) *kernels.Tensor {
 	out := m.dev.NewTensor(hidden.Rows, m.cfg.Vocab)
-	m.dev.MatMul(out, hidden, m.head)
+	m.multiply(out, hidden, m.head, m.headInputs)
 	if m.cfg.LogitCap > 0 {
 		m.dev.SoftCap(out, float32(m.cfg.LogitCap))
 	}
@@ -371,11 +381,23 @@ func (m *Model) linear(i int, r Role, in *kernels.Tensor) *kernels.Tensor {
 	w := m.blocks[i].weights[r]
 	rows, _ := w.Shape()
 	out := m.dev.NewTensor(in.Rows, rows)
-	m.dev.MatMul(out, in, w)
+	m.multiply(out, in, w, m.blocks[i].inputs[r])
 	if bias := m.blocks[i].vectors[ID{Role: r, Bias: true}]; bias != nil {
 		m.dev.Add(out, bias)
 	}
 	return out
+}
+
+// multiply sets dst to the product of a linear whose input is rounded.
+func (m *Model) multiply(dst, in *kernels.Tensor, w kernels.Weight, r kernels.Rounding) {
+	if r.Bits == 0 {
+		m.dev.MatMul(dst, in, w)
+		return
+	}
+	rounded := m.dev.NewTensor(in.Rows, in.Cols)
+	m.dev.Round(rounded, in, r)
+	m.dev.MatMul(dst, rounded, w)
+	m.dev.Free(rounded)
 }
 
 // addTo adds y to x, normalized first in families that do so, and frees y.

@@ -18,10 +18,12 @@ import (
 )
 
 // packedModel stores a reference's linears as 4-bit codes, but for those of
-// block 1, and gives the reference the weights that the codes stand for.
-func packedModel(t *testing.T, ref *reference) (config []byte, tensors map[string]raw.Tensor) {
+// block 1, and gives the reference the weights that the codes stand for. The
+// linears round what they multiply by inputs.
+func packedModel(t *testing.T, ref *reference, inputs kernels.Rounding) (config []byte, tensors map[string]raw.Tensor) {
 	t.Helper()
-	quant := hfquant.NewCompressed([]hfquant.Scheme{{Targets: []string{"Linear"}, Bits: 4, Symmetric: true}}, []string{"lm_head", "re:.*layers[.]1[.]"}, dtype.F32)
+	scheme := hfquant.Scheme{Targets: []string{"Linear"}, Bits: 4, Symmetric: true, Inputs: inputs}
+	quant := hfquant.NewCompressed([]hfquant.Scheme{scheme}, []string{"lm_head", "re:.*layers[.]1[.]"}, dtype.F32)
 	text, err := quant.JSON()
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +46,7 @@ func packedModel(t *testing.T, ref *reference) (config []byte, tensors map[strin
 		for r := range g.Rows {
 			g.Row(x.values[r*g.Cols:(r+1)*g.Cols], r)
 		}
-		parts, err := quant.Encode(g)
+		parts, err := quant.Encode(scheme, g)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,13 +88,13 @@ func openRaw(t *testing.T, config []byte, tensors map[string]raw.Tensor) *format
 // TestPacked runs a model with packed and plain linears side by side.
 func TestPacked(t *testing.T) {
 	ref := references()[2]
-	config, tensors := packedModel(t, ref)
+	config, tensors := packedModel(t, ref, kernels.Rounding{})
 	m := load(t, openRaw(t, config, tensors), 0)
 	compare(t, "packed", run(t, m, m.NewState(), tokens), slices.Concat(ref.logits(tokens)...), 1e-5)
 }
 
 func TestPackedWeights(t *testing.T) {
-	config, tensors := packedModel(t, references()[2])
+	config, tensors := packedModel(t, references()[2], kernels.Rounding{})
 	w, err := Open(openRaw(t, config, tensors))
 	if err != nil {
 		t.Fatal(err)

@@ -42,6 +42,8 @@ type reference struct {
 
 	eps  float64 // of the norms
 	gone *Cut    // what is left; the rest is skipped or zero. nil: everything is left
+	// round, when not nil, rounds what a linear multiplies.
+	round func(module string, x []float64) []float64
 }
 
 type tinyTensor struct {
@@ -340,6 +342,9 @@ func (m *reference) rotate(b, position int, norm string, v []float64) []float64 
 func (m *reference) linear(module string, x []float64) []float64 {
 	w := m.tensors[module+".weight"]
 	y := make([]float64, w.shape[0])
+	if m.round != nil {
+		x = m.round(module, x)
+	}
 	for r := range y {
 		for c, v := range x {
 			y[r] += v * float64(w.values[r*len(x)+c])

@@ -34,6 +34,9 @@ type Weights struct {
 	replaced map[ID]kernels.Matrix
 	vectors  map[ID][]float32 // replaced ones
 	cut      *cutting         // what they were cut from; nil for those of a checkpoint
+
+	inputs      map[ID]kernels.Rounding // of linears that were rounded
+	exactInputs bool                    // what the checkpoint says of them does not count
 }
 
 // Open reads the configuration and finds every tensor it needs. A missing or

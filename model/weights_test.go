@@ -216,7 +216,7 @@ func packed(t *testing.T, c *hfquant.Config, damage func(name string, x *tinymod
 			g.Scales = append(g.Scales, float32(1+rng.IntN(128))/4096)
 			g.Zeros = append(g.Zeros, uint8(1+rng.IntN(15)))
 		}
-		parts, err := c.Encode(g)
+		parts, err := c.Encode(c.Schemes[0], g)
 		if err != nil {
 			t.Fatal(err)
 		}

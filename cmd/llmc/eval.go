@@ -16,6 +16,7 @@ import (
 	"llmc/formats"
 	"llmc/internal/fault"
 	"llmc/kernels"
+	"llmc/model"
 )
 
 // evalOptions are the flags of "llmc eval".
@@ -28,7 +29,9 @@ type evalOptions struct {
 	latency  bool
 	compute  string
 	baseline bool // baseline's tokens for all
-	gates    gateOptions
+
+	activations string
+	gates       gateOptions
 }
 
 func newEvalCommand(global *globalOptions) *cobra.Command {
@@ -69,6 +72,8 @@ The gates, for CI, apply to the variants, or to the only model.`,
 	flags.IntVar(&o.chunks, "chunks", 0, "measure at most this many windows (default: all)")
 	flags.BoolVar(&o.latency, "latency", false, "measure speed too: prefill, decoding, time to the first token")
 	flags.StringVar(&o.compute, "compute", "", computeHelp+" (default: exact for perplexity, fast for speed)")
+	flags.StringVar(&o.activations, "activations", "rounded",
+		"rounded: as the engines that run a checkpoint round them, if it says so; exact: as they are")
 	flags.BoolVar(&o.baseline, "baseline-tokens", false, "measure all on the first model's tokens, even where tokenizers differ")
 	o.gates.bind(cmd)
 	return cmd
@@ -103,6 +108,8 @@ func (o *evalOptions) check(global *globalOptions, models int) (eval.Options, ev
 	switch {
 	case o.stride != 0 && opts.Protocol != eval.Stride:
 		return opts, eval.Gates{}, fault.Usage("--stride belongs to --protocol stride, but the protocol is %s", opts.Protocol)
+	case o.activations != "rounded" && o.activations != "exact":
+		return opts, eval.Gates{}, fault.Usage("--activations is %q, allowed are rounded and exact", o.activations)
 	case o.chunks < 0:
 		return opts, eval.Gates{}, fault.Usage("--chunks is %d, allowed is 1 or more (0 for all)", o.chunks)
 	}
@@ -138,7 +145,7 @@ func runEval(ctx context.Context, global *globalOptions, o *evalOptions, paths [
 	if !given {
 		ui.note("no model given: measuring the built-in demo model")
 	}
-	subjects, closeAll, err := loadSubjects(dev, paths)
+	subjects, closeAll, err := loadSubjects(dev, paths, o.activations == "exact")
 	defer closeAll()
 	if err != nil {
 		return err
@@ -193,9 +200,10 @@ func evalText(path, baseline string) (eval.Text, error) {
 		"add --text FILE with text that the model was not trained on, such as the raw test split of WikiText-2")
 }
 
-// loadSubjects opens and loads models; the function it returns closes what
-// was opened, also after an error.
-func loadSubjects(dev kernels.Device, paths []string) ([]*eval.Subject, func(), error) {
+// loadSubjects opens and loads models, with exact activations whatever they say
+// of them if that is asked for; the function it returns closes what was opened,
+// also after an error.
+func loadSubjects(dev kernels.Device, paths []string, exact bool) ([]*eval.Subject, func(), error) {
 	var subjects []*eval.Subject
 	var closers []func()
 	closeAll := func() {
@@ -209,7 +217,14 @@ func loadSubjects(dev kernels.Device, paths []string) ([]*eval.Subject, func(), 
 			return nil, closeAll, err
 		}
 		closers = append(closers, func() { _ = c.Close() }) // only read from
-		s, err := eval.Load(dev, c, path)
+		w, err := model.Open(c)
+		if err != nil {
+			return nil, closeAll, fmt.Errorf("%s: %w", path, err)
+		}
+		if exact {
+			w.KeepInputs()
+		}
+		s, err := eval.LoadWeights(dev, c, w, path)
 		if err != nil {
 			return nil, closeAll, err
 		}
@@ -261,6 +276,9 @@ func printReport(ui *ui, r *eval.Report) error {
 	for i, m := range r.Models {
 		if m.TokenizerDiffersAt != nil {
 			ui.print("%s: tokenizer differs at token %d, so the first model's tokens were used", names[i], *m.TokenizerDiffersAt)
+		}
+		if m.Activations != "" {
+			ui.print("%s: activations %s", names[i], m.Activations)
 		}
 	}
 	if m.Latency == nil {

@@ -569,7 +569,7 @@ func (q *quantization) measure(ctx context.Context, global *globalOptions, text 
 	if q.out != nil {
 		paths = append(paths, q.job.out)
 	}
-	subjects, closeAll, err := loadSubjects(global.newDevice(), paths)
+	subjects, closeAll, err := loadSubjects(global.newDevice(), paths, false)
 	defer closeAll()
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ import (
 type Item struct {
 	ID    model.ID
 	Type  dtype.Type     // a scalar or block type; dtype.Invalid for packed codes
-	Codes hfquant.Scheme // with dtype.Invalid: how the codes are held
+	Codes hfquant.Scheme // with dtype.Invalid: how the codes are held; a static scale of activations is the weights'
 }
 
 func (it *Item) packed() bool { return it.Type == dtype.Invalid }

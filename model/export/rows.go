@@ -55,6 +55,15 @@ func reorder(m kernels.Matrix, order []int) kernels.Matrix {
 		out.Scales = gather(m.Scales, order)
 		out.Zeros = gather(m.Zeros, order)
 		return &out
+	case *kernels.Float8:
+		if m.High == 1 || m.High == m.Rows {
+			out := *m
+			out.Codes = gather(m.Codes, order)
+			if m.High == 1 {
+				out.Scales = gather(m.Scales, order)
+			}
+			return &out
+		}
 	}
 	return permuted{m, order}
 }

@@ -3,7 +3,6 @@ package export
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
@@ -100,7 +99,7 @@ func (w *writer) item(i int) error {
 	}
 	m = reorder(m, rowOrder(&w.weights.Config, it.ID, w.from.Kind, w.spec.Kind))
 	if it.packed() {
-		err = w.codes(m, parts)
+		err = w.codes(m, it, parts)
 	} else {
 		err = w.matrix(m, it.Type, parts[0])
 	}
@@ -140,12 +139,15 @@ func (w *writer) matrix(m kernels.Matrix, to dtype.Type, t raw.Tensor) error {
 }
 
 // codes packs a matrix, unpacks it again to compare, and writes it.
-func (w *writer) codes(m kernels.Matrix, layout []raw.Tensor) error {
-	g, ok := m.(*kernels.Groups)
-	if !ok {
-		return errors.New("the matrix to be written as codes has none")
+func (w *writer) codes(m kernels.Matrix, it *Item, layout []raw.Tensor) error {
+	scheme := it.Codes
+	if scheme.Inputs.Static {
+		var err error
+		if scheme.Inputs, err = w.weights.Inputs(it.ID); err != nil {
+			return err
+		}
 	}
-	parts, err := w.spec.Quantization.Encode(g)
+	parts, err := w.spec.Quantization.Encode(scheme, m)
 	if err != nil {
 		return err
 	}
@@ -156,12 +158,13 @@ func (w *writer) codes(m kernels.Matrix, layout []raw.Tensor) error {
 	for _, p := range parts {
 		byName[p.Name] = p
 	}
+	rows, cols := m.Shape()
 	module := layout[0].Name[:len(layout[0].Name)-len(parts[0].Name)-1]
-	back, err := w.spec.Quantization.Decode(module, byName, g.Rows, g.Cols)
+	back, err := w.spec.Quantization.Decode(module, byName, rows, cols)
 	if err != nil {
 		return fmt.Errorf("packed codes cannot be unpacked: %w", err)
 	}
-	if err := sameRows(w.ctx, g, back, w.spec.Threads); err != nil {
+	if err := sameRows(w.ctx, m, back, w.spec.Threads); err != nil {
 		return fmt.Errorf("packed codes unpack to other weights: %w", err)
 	}
 	for i, p := range parts {

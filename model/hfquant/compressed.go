@@ -2,17 +2,17 @@ package hfquant
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
-	"unsafe"
 
 	"llmc/dtype"
 	"llmc/formats/raw"
 	"llmc/kernels"
 )
 
-// The layouts of compressed-tensors: see compressors/pack_quantized and
-// compressors/naive_quantized of that package.
+// The packed layout of compressed-tensors: see compressors/pack_quantized of
+// that package. naive.go has the others.
 
 // planPacked reads pack-quantized: weight_packed I32 [rows, words], one stream
 // of codes per row, stored with half their range added; weight_scale
@@ -209,85 +209,7 @@ func intAt(t raw.Tensor, i int) int {
 	return -1
 }
 
-// planInt reads int-quantized: weight I8 [rows, cols] with weight_scale and
-// maybe weight_zero_point beside it.
-func (c *Config) planInt(module string, p *reader) (func() (kernels.Matrix, error), error) {
-	weight := p.take("weight", []int{p.rows, p.cols}, dtype.I8)
-	scale, groups := p.takeScale()
-	zeros := p.takeZeros(8, groups, false)
-	if p.err != nil {
-		return nil, p.err
-	}
-	s, _ := c.SchemeOf(module)
-	size, err := groupSizeOf(s.GroupSize, p.cols, groups)
-	if err != nil {
-		return nil, err
-	}
-	return func() (kernels.Matrix, error) {
-		g := &kernels.Groups{Rows: p.rows, Cols: p.cols, Bits: 8, GroupSize: size, Zeros: zeros()}
-		g.Codes = make([]byte, len(weight.Data))
-		for i, b := range weight.Data {
-			g.Codes[i] = b ^ 0x80
-		}
-		var err error
-		g.Scales, err = p.scales(scale, groups)
-		return g, err
-	}, nil
-}
-
-// planFloat reads float-quantized: float8 with scales per tensor, channel,
-// group or block, as dense float32.
-func (c *Config) planFloat(module string, p *reader) (func() (kernels.Matrix, error), error) {
-	weight := p.take("weight", []int{p.rows, p.cols}, dtype.F8E4M3, dtype.F8E5M2)
-	s, _ := c.SchemeOf(module)
-	high, wide := 1, p.cols
-	var scale raw.Tensor
-	across := 1
-	if s.Block[0] > 0 {
-		high, wide = s.Block[0], s.Block[1]
-		across = groupsIn(p.cols, wide)
-		scale = p.take("weight_scale", []int{groupsIn(p.rows, high), across}, scaleTypes...)
-	} else if scale, across = p.takeScale(); p.err == nil {
-		wide, p.err = groupSizeOf(s.GroupSize, p.cols, across)
-	}
-	if p.err != nil {
-		return nil, p.err
-	}
-	return func() (kernels.Matrix, error) {
-		scales, err := floats("weight_scale", scale)
-		if err != nil {
-			return nil, err
-		}
-		w := make([]float32, p.rows*p.cols)
-		if err := dtype.Decode(w, weight.Data, weight.Type); err != nil {
-			return nil, err
-		}
-		for r := range p.rows {
-			for col := range p.cols {
-				i := r/high*across + col/wide
-				w[r*p.cols+col] *= scales[i%len(scales)] // a single one serves all
-			}
-		}
-		return kernels.NewDense(p.rows, p.cols, dtype.F32, bytesOf(w))
-	}, nil
-}
-
-// bytesOf is the little-endian memory of float32 numbers.
-func bytesOf(v []float32) []byte {
-	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
-		return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
-	}
-	out := make([]byte, 4*len(v))
-	for i, f := range v {
-		putWord(out, i, math.Float32bits(f))
-	}
-	return out
-}
-
 func (c *Config) layoutPacked(s Scheme, rows, cols int) ([]raw.Tensor, error) {
-	if c.Format != PackQuantized {
-		return nil, fmt.Errorf("%s is not written, pack-quantized is", c.Format)
-	}
 	if s.Bits < 2 || s.Bits > 8 {
 		return nil, fmt.Errorf("%d bits, compressed-tensors holds 2 to 8", s.Bits)
 	}
@@ -306,9 +228,11 @@ func (c *Config) layoutPacked(s Scheme, rows, cols int) ([]raw.Tensor, error) {
 	return parts, nil
 }
 
+var errActOrder = errors.New("act-order with groups is not held by compressed-tensors, which dropped it")
+
 func (c *Config) encodePacked(g *kernels.Groups, out []raw.Tensor) error {
 	if g.GroupOf != nil {
-		return fmt.Errorf("act-order with groups is not held by compressed-tensors, which dropped it")
+		return errActOrder
 	}
 	width, n := out[0].Shape[1], (g.Cols*g.Bits+7)/8
 	for r := range g.Rows {

@@ -19,6 +19,7 @@ import (
 	"llmc/dtype"
 	"llmc/internal/fault"
 	"llmc/internal/jsonobj"
+	"llmc/kernels"
 )
 
 // Method is the quant_method of a checkpoint.
@@ -36,6 +37,8 @@ const (
 	PackQuantized  = "pack-quantized"  // compressed-tensors: codes in int32 words
 	IntQuantized   = "int-quantized"   // compressed-tensors: one int8 per code
 	FloatQuantized = "float-quantized" // compressed-tensors: float8
+	NaiveQuantized = "naive-quantized" // compressed-tensors: either, where activations are not rounded
+	MixedPrecision = "mixed-precision" // compressed-tensors: every group says its own
 	GPTQv1         = "gptq"            // zero points stored minus one
 	GPTQv2         = "gptq_v2"         // zero points stored as they are
 	AWQGemm        = "gemm"
@@ -66,13 +69,38 @@ type Scheme struct {
 	Float     bool // float8 instead of integers
 	PerTensor bool // one scale for the whole matrix
 	Block     [2]int
+	// Inputs is how activations are rounded. A static scale is that of one
+	// linear: [Config.Inputs] reads it, [Config.Encode] takes it.
+	Inputs kernels.Rounding
 }
 
-// NewCompressed describes a compressed-tensors checkpoint with packed integer
-// codes. Scales are stored as scaleType: the number format of the rest of the
-// model.
+// format is how compressed-tensors stores the scheme when it is free to
+// choose, which its loader takes for granted.
+func (s *Scheme) format() string {
+	rounded := s.Inputs.Bits > 0
+	switch {
+	case s.Float && rounded:
+		return FloatQuantized
+	case s.Float:
+		return NaiveQuantized
+	case rounded:
+		return IntQuantized
+	}
+	return PackQuantized
+}
+
+// NewCompressed describes a compressed-tensors checkpoint. Scales are stored as
+// scaleType: the number format of the rest of the model. Integer codes are
+// packed; where activations are rounded, and for float8, every number takes a
+// byte.
 func NewCompressed(schemes []Scheme, ignore []string, scaleType dtype.Type) *Config {
-	return &Config{Method: CompressedTensors, Format: PackQuantized, Schemes: schemes, Ignore: ignore, ScaleType: scaleType}
+	format := schemes[0].format()
+	for i := range schemes {
+		if schemes[i].format() != format {
+			format = MixedPrecision
+		}
+	}
+	return &Config{Method: CompressedTensors, Format: format, Schemes: schemes, Ignore: ignore, ScaleType: scaleType}
 }
 
 // NewGPTQ describes a GPTQ checkpoint. Symmetric codes are written as version
@@ -152,12 +180,14 @@ type compressedJSON struct {
 }
 
 type groupJSON struct {
-	Targets []string     `json:"targets"`
-	Weights *weightsJSON `json:"weights"`
-	Format  string       `json:"format,omitempty"`
+	Targets []string  `json:"targets"`
+	Weights *argsJSON `json:"weights"`
+	Inputs  *argsJSON `json:"input_activations,omitempty"`
+	Format  string    `json:"format,omitempty"`
 }
 
-type weightsJSON struct {
+// argsJSON says how weights or activations are rounded.
+type argsJSON struct {
 	Bits      int    `json:"num_bits"`
 	Type      string `json:"type"`
 	Symmetric *bool  `json:"symmetric"`
@@ -165,6 +195,15 @@ type weightsJSON struct {
 	GroupSize *int   `json:"group_size,omitempty"`
 	Block     []int  `json:"block_structure,omitempty"`
 	Dynamic   any    `json:"dynamic"`
+}
+
+func (a *argsJSON) symmetric() bool { return a.Symmetric == nil || *a.Symmetric }
+
+func (a *argsJSON) groupSize() int {
+	if a.GroupSize == nil {
+		return 0
+	}
+	return max(*a.GroupSize, 0)
 }
 
 func parseCompressed(data []byte) (*Config, error) {
@@ -195,7 +234,7 @@ func parseCompressed(data []byte) (*Config, error) {
 	switch {
 	case len(c.Schemes) == 0:
 		return nil, fmt.Errorf("config_groups quantizes no weights")
-	case !slices.Contains([]string{PackQuantized, IntQuantized, FloatQuantized, "naive-quantized", "mixed-precision"}, c.Format):
+	case !slices.Contains([]string{PackQuantized, IntQuantized, FloatQuantized, NaiveQuantized, MixedPrecision}, c.Format):
 		return nil, fmt.Errorf("format is %.100q, supported are pack-quantized, int-quantized, float-quantized", c.Format)
 	}
 	return c, nil
@@ -203,12 +242,10 @@ func parseCompressed(data []byte) (*Config, error) {
 
 func (g *groupJSON) scheme(name string) (Scheme, error) {
 	w := g.Weights
-	s := Scheme{Name: name, Targets: g.Targets, Bits: w.Bits, Float: w.Type == "float", Symmetric: w.Symmetric == nil || *w.Symmetric}
+	s := Scheme{Name: name, Targets: g.Targets, Bits: w.Bits, Float: w.Type == "float", Symmetric: w.symmetric()}
 	switch w.Strategy {
 	case "group", "":
-		if w.GroupSize != nil {
-			s.GroupSize = max(*w.GroupSize, 0)
-		}
+		s.GroupSize = w.groupSize()
 	case "channel":
 	case "tensor":
 		s.PerTensor = true
@@ -223,7 +260,32 @@ func (g *groupJSON) scheme(name string) (Scheme, error) {
 	if s.Bits < 2 || s.Bits > 8 || s.Float && s.Bits != 8 {
 		return s, fmt.Errorf("%s: num_bits is %d of type %.20q, supported are 2 to 8 of int, 8 of float", name, s.Bits, w.Type)
 	}
+	if g.Inputs == nil {
+		return s, nil
+	}
+	var err error
+	if s.Inputs, err = g.Inputs.rounding(); err != nil {
+		return s, fmt.Errorf("%s: input_activations: %w", name, err)
+	}
 	return s, nil
+}
+
+// rounding reads how activations are rounded.
+func (a *argsJSON) rounding() (kernels.Rounding, error) {
+	r := kernels.Rounding{Bits: a.Bits, Float: a.Type == "float", Asymmetric: !a.symmetric()}
+	dynamic, ok := a.Dynamic.(bool)
+	r.Static = !dynamic
+	switch {
+	case r.Bits < 2 || r.Bits > 8 || r.Float && r.Bits != 8:
+		return r, fmt.Errorf("num_bits is %d of type %.20q, supported are 2 to 8 of int, 8 of float", a.Bits, a.Type)
+	case !ok && a.Dynamic != nil:
+		return r, fmt.Errorf("dynamic is %.20q, supported are true and false", fmt.Sprint(a.Dynamic))
+	case dynamic && a.Strategy == "group" && a.groupSize() > 0:
+		r.Group = a.groupSize()
+	case dynamic && a.Strategy != "token", !dynamic && a.Strategy != "tensor" && a.Strategy != "":
+		return r, fmt.Errorf("strategy is %.20q with dynamic %t, supported are token and group with dynamic, tensor without", a.Strategy, dynamic)
+	}
+	return r, nil
 }
 
 type gptqJSON struct {
@@ -313,17 +375,52 @@ func (c *Config) JSON() ([]byte, error) {
 		Method: CompressedTensors, Status: "compressed",
 	}
 	for i, s := range c.Schemes {
-		w := &weightsJSON{Bits: s.Bits, Type: "int", Symmetric: &s.Symmetric, Strategy: "channel", Dynamic: false}
-		if s.GroupSize > 0 {
-			w.Strategy, w.GroupSize = "group", &s.GroupSize
-		}
 		name := s.Name
 		if name == "" {
 			name = fmt.Sprintf("group_%d", i)
 		}
-		out.Groups[name] = groupJSON{Targets: s.Targets, Weights: w}
+		g := groupJSON{Targets: s.Targets, Weights: s.weightsJSON(), Inputs: inputsJSON(s.Inputs)}
+		if c.Format == MixedPrecision {
+			g.Format = s.format()
+		}
+		out.Groups[name] = g
 	}
 	return json.Marshal(out)
+}
+
+// numberType is what compressed-tensors calls a kind of numbers.
+func numberType(float bool) string {
+	if float {
+		return "float"
+	}
+	return "int"
+}
+
+func (s *Scheme) weightsJSON() *argsJSON {
+	w := &argsJSON{Bits: s.Bits, Type: numberType(s.Float), Symmetric: &s.Symmetric, Strategy: "channel", Dynamic: false}
+	switch {
+	case s.GroupSize > 0:
+		w.Strategy, w.GroupSize = "group", &s.GroupSize
+	case s.PerTensor && s.format() != PackQuantized:
+		w.Strategy = "tensor"
+	}
+	return w
+}
+
+// inputsJSON is nil for activations that are left as they are.
+func inputsJSON(r kernels.Rounding) *argsJSON {
+	if r.Bits == 0 {
+		return nil
+	}
+	symmetric := !r.Asymmetric
+	a := &argsJSON{Bits: r.Bits, Type: numberType(r.Float), Symmetric: &symmetric, Strategy: "token", Dynamic: !r.Static}
+	switch {
+	case r.Static:
+		a.Strategy = "tensor"
+	case r.Group > 0:
+		a.Strategy, a.GroupSize = "group", &r.Group
+	}
+	return a
 }
 
 func orMinusOne(groupSize int) int {

@@ -102,7 +102,7 @@ func (c *golden) encode(t *testing.T, config *Config, g *kernels.Groups, want Pa
 	if config.Format == IntQuantized || config.Version != "" && config.Version < "0.18" {
 		return
 	}
-	made, err := config.Encode(g)
+	made, err := config.Encode(schemeOf(g), g)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,12 +28,15 @@ func IsPacked(parts map[string]raw.Tensor) bool {
 // shapes that Decode needs; module is its name without the last part. Nothing
 // is read.
 func (c *Config) Check(module string, parts Parts, rows, cols int) error {
-	_, err := c.plan(module, parts, rows, cols)
+	if _, err := c.plan(module, parts, rows, cols); err != nil {
+		return err
+	}
+	_, err := c.Inputs(module, parts)
 	return err
 }
 
 // Decode returns the weight [rows, cols] of a linear: codes and scales as
-// kernels.Groups, float8 as dense float32. Values are exactly those stored.
+// kernels.Groups, float8 as kernels.Float8. Values are exactly those stored.
 func (c *Config) Decode(module string, parts Parts, rows, cols int) (kernels.Matrix, error) {
 	decode, err := c.plan(module, parts, rows, cols)
 	if err != nil {
@@ -170,23 +173,31 @@ func (c *Config) Layout(s Scheme, rows, cols int) ([]raw.Tensor, error) {
 	case AWQ:
 		return c.layoutAWQ(s, rows, cols)
 	}
-	return c.layoutPacked(s, rows, cols)
+	if s.format() == PackQuantized {
+		return c.layoutPacked(s, rows, cols)
+	}
+	return c.layoutNaive(s, rows, cols)
 }
 
-// Encode returns the tensors that store g, named by their last parts. Scales
-// are rounded to ScaleType: round them before the codes are chosen
+// Encode returns the tensors that store m by the scheme s, named by their last
+// parts. m is a *kernels.Groups, or a *kernels.Float8 for a scheme of float8.
+// Scales are rounded to ScaleType: round them before the codes are chosen
 // ([Config.RoundScale]), or the weights change.
-func (c *Config) Encode(g *kernels.Groups) ([]raw.Tensor, error) {
-	s := Scheme{Bits: g.Bits, GroupSize: g.GroupSize, Symmetric: g.Zeros == nil}
-	if g.GroupSize >= g.Cols {
-		s.GroupSize = 0
-	}
-	out, err := c.Layout(s, g.Rows, g.Cols)
+func (c *Config) Encode(s Scheme, m kernels.Matrix) ([]raw.Tensor, error) {
+	rows, cols := m.Shape()
+	out, err := c.Layout(s, rows, cols)
 	if err != nil {
 		return nil, err
 	}
 	for i := range out {
 		out[i].Data = make([]byte, out[i].Elements()*out[i].Type.BlockBytes())
+	}
+	if c.Method == CompressedTensors && s.format() != PackQuantized {
+		return out, c.encodeNaive(s, m, out)
+	}
+	g, ok := m.(*kernels.Groups)
+	if !ok {
+		return nil, fmt.Errorf("the matrix to be written as codes is a %T", m)
 	}
 	switch c.Method {
 	case GPTQ:

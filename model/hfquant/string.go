@@ -3,7 +3,7 @@ package hfquant
 import "fmt"
 
 // String describes the quantization for reports: "gptq int4 g128 sym",
-// "compressed-tensors int8 channel sym".
+// "compressed-tensors int8 channel sym, activations int8 per token".
 func (c *Config) String() string {
 	s := c.Schemes[0]
 	numbers := fmt.Sprintf("int%d", s.Bits)
@@ -22,6 +22,9 @@ func (c *Config) String() string {
 		symmetry = "sym"
 	}
 	text := fmt.Sprintf("%s %s %s %s", c.Method, numbers, group, symmetry)
+	if s.Inputs.Bits > 0 {
+		text += ", activations " + s.Inputs.String()
+	}
 	if len(c.Schemes) > 1 {
 		text += fmt.Sprintf(" and %d more", len(c.Schemes)-1)
 	}

@@ -1,0 +1,89 @@
+package model
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"llmc/dtype"
+	"llmc/kernels"
+)
+
+// rounded is r for a whole token in float64, from the definition. Symmetric
+// integers with a scale of the token's own are not there: their largest number
+// is in the middle of two codes, 127.5, so that its last bit decides.
+func rounded(r kernels.Rounding, x []float64) []float64 {
+	lo, hi := min(0, slices.Min(x)), max(0, slices.Max(x))
+	steps := math.Exp2(float64(r.Bits)) - 1
+	least := -math.Exp2(float64(r.Bits - 1))
+	scale, zero := float64(r.Scale), 0.0
+	switch {
+	case r.Static:
+	case r.Float:
+		scale = max(-lo, hi) / 448
+	case r.Asymmetric:
+		scale = (hi - lo) / steps
+		zero = math.RoundToEven(least - lo/scale)
+	}
+	out := make([]float64, len(x))
+	for i, v := range x {
+		q := v / scale
+		if r.Float {
+			q = float64(dtype.F8E4M3ToF32(dtype.F32ToF8E4M3(float32(min(max(q, -448), 448)))))
+		} else {
+			q = math.RoundToEven(min(max(q+zero, least), least+steps)) - zero
+		}
+		out[i] = q * scale
+	}
+	return out
+}
+
+// TestRoundedInputs runs models whose linears round what they multiply, but
+// for those of block 1 and the head.
+func TestRoundedInputs(t *testing.T) {
+	for _, r := range []kernels.Rounding{
+		{Bits: 8, Asymmetric: true}, {Bits: 4, Asymmetric: true}, {Bits: 8, Float: true}, {Bits: 8, Static: true, Scale: 0.0625},
+	} {
+		t.Run(r.String(), func(t *testing.T) {
+			ref := references()[2]
+			config, tensors := packedModel(t, ref, r)
+			exact := slices.Concat(ref.logits(tokens)...)
+			ref.round = func(module string, x []float64) []float64 {
+				if !strings.HasSuffix(module, "_proj") || strings.Contains(module, ".layers.1.") {
+					return x
+				}
+				return rounded(r, x)
+			}
+			c := openRaw(t, config, tensors)
+			m := load(t, c, 0)
+			var seen float32
+			m.SetHook(func(_ int, roles []Role, in *kernels.Tensor) {
+				if roles[0] == Q {
+					seen = in.Data[0]
+				}
+			})
+			compare(t, "rounded", run(t, m, m.NewState(), tokens), slices.Concat(ref.logits(tokens)...), 1e-5)
+			if step := float64(seen / r.Scale); r.Static && math.Abs(step-math.Round(step)) < 1e-3 {
+				t.Errorf("the hook sees %g, which is rounded", seen)
+			}
+
+			w, err := Open(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := w.InputsOfMost(); err != nil || got.String() != r.String() {
+				t.Errorf("most linears round %s, %v, want %s", got, err, r)
+			}
+			w.KeepInputs()
+			if m, err = New(kernels.NewCPU(1), w); err != nil {
+				t.Fatal(err)
+			}
+			compare(t, "as they are", run(t, m, m.NewState(), tokens), exact, 1e-5)
+			w.RoundInputs(ID{Role: Down, Block: 2}, r)
+			if got, err := w.Inputs(ID{Role: Down, Block: 2}); err != nil || got != r {
+				t.Errorf("inputs are rounded %+v, %v, want %+v", got, err, r)
+			}
+		})
+	}
+}
