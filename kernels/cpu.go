@@ -21,6 +21,7 @@ type engine struct {
 	scratch   []scratch // per worker
 	jobs      jobs
 	packed    []float32 // the activations of a matrix product, see gemm.go
+	packedB   []float32 // the second matrix of an update, see update.go
 	compute   Compute
 	quantized quantized // the activations of an integer product
 	angles    map[*Rope]*angles
@@ -41,6 +42,7 @@ type jobs struct {
 	product product
 	dots    dots
 	pack    pack
+	update  update
 	rows    rowTask
 	attend  attend
 
@@ -138,7 +140,7 @@ func (c *CPU) Free(t *Tensor) {
 // Trim gives back the memory that is kept for reuse: freed tensors and what
 // operations work with. The next operations take it again.
 func (c *CPU) Trim() {
-	c.free, c.packed, c.quantized = nil, nil, quantized{}
+	c.free, c.packed, c.packedB, c.quantized = nil, nil, nil, quantized{}
 	clear(c.scratch)
 }
 

@@ -30,6 +30,10 @@ type Device interface {
 	Embed(dst *Tensor, table Weight, ids []int32)
 	// MatMul sets dst [n, out] to x [n, in] times wᵀ, w [out, in].
 	MatMul(dst, x *Tensor, w Weight)
+	// AddGram adds xᵀx, x [n, cols], to dst [cols, cols]: the symmetric matrix
+	// whose elements on and above the diagonal are right; [Mirror] gives the
+	// others.
+	AddGram(dst, x *Tensor)
 	// Add adds x to dst: the same shape, or one row added to every row.
 	Add(dst, x *Tensor)
 	// Scale multiplies every element of x by s.

@@ -124,14 +124,14 @@ func (t *product) packWeights(s *scratch, panels []float32, first, outs, from, k
 	for j := 0; j < outs; j += o.nr {
 		rows := min(o.nr, outs-j)
 		if t.w.floats != nil {
-			o.transpose(panels[j*k:], t.w.floats[(first+j)*t.k+from:], t.k, rows, k)
+			o.panel(panels[j*k:], t.w.floats[(first+j)*t.k+from:], t.k, rows, k)
 			continue
 		}
 		buf := floats(&s.row, o.nr*slabWidth)
 		for r := range rows {
 			t.w.columns(s, buf[r*slabWidth:][:k], first+j+r, from)
 		}
-		o.transpose(panels[j*k:], buf, slabWidth, rows, k)
+		o.panel(panels[j*k:], buf, slabWidth, rows, k)
 	}
 }
 

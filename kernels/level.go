@@ -21,9 +21,8 @@ type ops struct {
 	// micro sets c[i*ldc+j], or adds to it, to the sum over p < k of
 	// a[i*lda+p] * b[p*nr+j], for i < rows <= mr and j < nr, in the order of p.
 	micro func(rows, k int, a []float32, lda int, b, c []float32, ldc int, accumulate bool)
-	// transpose sets panel[p*nr+j] to src[j*ld+p] for p < k, j < rows, and to
-	// zero for rows <= j < nr.
-	transpose func(panel, src []float32, ld, rows, k int)
+	// turn sets dst[c*stride+r] to src[r*ld+c] for r < rows, c < cols.
+	turn func(dst []float32, stride int, src []float32, ld, rows, cols int)
 
 	// dot returns the sum of x[i]*y[i]; y is at least as long as x.
 	dot func(x, y []float32) float32
@@ -64,6 +63,17 @@ type ops struct {
 	codes map[int]*codeLoops
 	// integer are the loops of integer products; nil for portable Go.
 	integer *integerOps
+}
+
+// panel fills a panel [k, nr] with the first k columns of src, up to nr rows
+// that are ld apart, and zeros after the last row.
+func (o *ops) panel(panel, src []float32, ld, rows, k int) {
+	o.turn(panel, o.nr, src, ld, rows, k)
+	if rows < o.nr {
+		for p := range k {
+			clear(panel[p*o.nr+rows : (p+1)*o.nr])
+		}
+	}
 }
 
 type (

@@ -21,24 +21,23 @@ func tiles(kernels ...microKernel) func(rows, k int, a []float32, lda int, b, c 
 	}
 }
 
-// transposition fills panels of nr columns, lanes columns at a time.
-func transposition(lanes, nr int, kernel func(panel, src *float32, ld, steps, stride int)) func(panel, src []float32, ld, rows, k int) {
-	rest := transposePortable(nr)
-	return func(panel, src []float32, ld, rows, k int) {
-		if rows < nr {
-			rest(panel, src, ld, rows, k)
+// turning transposes four columns of lanes rows at a time.
+func turning(lanes int, kernel func(dst, src *float32, ld, steps, stride int)) func(dst []float32, stride int, src []float32, ld, rows, cols int) {
+	return func(dst []float32, stride int, src []float32, ld, rows, cols int) {
+		if rows == 0 || cols == 0 {
 			return
 		}
-		_ = panel[nr*k-1]
-		_ = src[(rows-1)*ld+k-1]
-		whole := k &^ 3
-		if whole > 0 {
-			for j := 0; j < nr; j += lanes {
-				kernel(&panel[j], &src[j*ld], ld, whole/4, nr)
+		_ = dst[(cols-1)*stride+rows-1]
+		_ = src[(rows-1)*ld+cols-1]
+		r, whole := 0, cols&^3
+		for ; whole > 0 && r+lanes <= rows; r += lanes {
+			kernel(&dst[r], &src[r*ld], ld, whole/4, stride)
+			if whole < cols {
+				turnPortable(dst[whole*stride+r:], stride, src[r*ld+whole:], ld, lanes, cols-whole)
 			}
 		}
-		if whole < k {
-			rest(panel[whole*nr:], src[whole:], ld, rows, k-whole)
+		if r < rows {
+			turnPortable(dst[r:], stride, src[r*ld:], ld, rows-r, cols)
 		}
 	}
 }

@@ -196,7 +196,7 @@ func TestTranspose(t *testing.T) {
 				ld := k + k%3
 				src := randoms(r, (rows-1)*ld+k)
 				panel, check := guarded(t, randoms(r, k*o.nr), 1)
-				o.transpose(panel, src, ld, rows, k)
+				o.panel(panel, src, ld, rows, k)
 				check()
 				for i, got := range panel {
 					p, j := i/o.nr, i%o.nr

@@ -7,7 +7,7 @@ var portable = ops{
 	level: "portable",
 	mr:    4, nr: 8,
 	micro:       microPortable,
-	transpose:   transposePortable(8),
+	turn:        turnPortable,
 	dot:         dotPortable,
 	add:         addPortable,
 	scale:       scalePortable,
@@ -60,19 +60,10 @@ func store4(c []float32, accumulate bool, s0, s1, s2, s3 float32) {
 	c[0], c[1], c[2], c[3] = s0, s1, s2, s3
 }
 
-// transposePortable returns the transposition into panels of nr columns.
-func transposePortable(nr int) func(panel, src []float32, ld, rows, k int) {
-	return func(panel, src []float32, ld, rows, k int) {
-		for j := range nr {
-			if j >= rows {
-				for p := range k {
-					panel[p*nr+j] = 0
-				}
-				continue
-			}
-			for p, v := range src[j*ld:][:k] {
-				panel[p*nr+j] = v
-			}
+func turnPortable(dst []float32, stride int, src []float32, ld, rows, cols int) {
+	for r := range rows {
+		for c, v := range src[r*ld:][:cols] {
+			dst[c*stride+r] = v
 		}
 	}
 }
