@@ -20,6 +20,8 @@ type attend struct {
 	group int // query heads of a key head
 	start int // position of row 0 of q
 	tiles int // of one key head
+
+	phase func(t *attend, worker, part int) // of a split attention
 }
 
 // attentionTile is one worker's state of a tile.
@@ -56,17 +58,24 @@ func (c *CPU) Attention(dst, q, k, v *Tensor, kv Cache, spec AttentionSpec) {
 	t := &c.jobs.attend
 	*t = attend{e: c.engine, dst: dst, q: q, cache: cache, spec: spec, group: group, start: start,
 		tiles: ceilDiv(q.Rows*group, c.ops.mr)}
-	c.pool.run(spec.KVHeads*t.tiles, t)
+	if t.narrow() {
+		t.split()
+	} else {
+		c.pool.run(spec.KVHeads*t.tiles, t)
+	}
 	*t = attend{}
 }
 
 func (t *attend) run(worker, part int) {
+	if t.phase != nil {
+		t.phase(t, worker, part)
+		return
+	}
 	head, first := part/t.tiles, part%t.tiles*t.e.ops.mr
 	rows := min(t.e.ops.mr, t.q.Rows*t.group-first)
 	s := t.begin(worker, head, first, rows)
-	from := t.visibleFrom(first / t.group)
-	to := t.start + (first+rows-1)/t.group + 1
-	for page := from / pagePositions; page*pagePositions < to; page++ {
+	from, to := t.pages(first, rows)
+	for page := from; page < to; page++ {
 		t.page(s, head, first, page)
 	}
 	for r := range rows {
@@ -74,6 +83,12 @@ func (t *attend) run(worker, part int) {
 		copy(out, s.sums[r*s.width:])
 		t.e.ops.scale(out, float32(1/s.total[r]))
 	}
+}
+
+// pages returns the pages [from, to) that rows see.
+func (t *attend) pages(first, rows int) (from, to int) {
+	last := t.start + (first+rows-1)/t.group
+	return t.visibleFrom(first/t.group) / pagePositions, last/pagePositions + 1
 }
 
 // visibleFrom is the first position that row i of q sees.
@@ -114,31 +129,43 @@ func (t *attend) begin(worker, head, first, rows int) *attentionTile {
 
 // page adds the positions of one page to a tile.
 func (t *attend) page(s *attentionTile, head, first, page int) {
-	o, d := t.e.ops, t.spec.HeadDim
-	base := page * pagePositions
-	held := min(pagePositions, t.cache.length-base)
-	for p := 0; p*o.nr < held; p++ {
-		o.micro(s.rows, d, s.queries, d, t.cache.keys(page, head, p), s.scores[p*o.nr:], pagePositions, false)
-	}
+	o := t.e.ops
+	t.score(s.scores, s.queries, s.rows, head, page)
 	for r := range s.rows {
-		i := (first + r) / t.group
-		lo := max(0, t.visibleFrom(i)-base)
-		hi := min(held, t.start+i+1-base)
-		t.softmax(s, r, lo, hi)
+		shrink := t.softmax(s.scores[r*pagePositions:][:pagePositions], first+r, page, &s.largest[r], &s.total[r])
+		if shrink != 1 {
+			o.scale(s.sums[r*s.width:][:s.width], shrink)
+		}
 	}
+	held := t.held(page)
 	for p := range t.cache.valuePanels {
 		o.micro(s.rows, held, s.scores, pagePositions, t.cache.values(page, head, p), s.sums[p*o.nr:], s.width, true)
 	}
 }
 
-// softmax turns the scores [lo, hi) of a row into weights relative to the
-// largest logit so far, and the other scores into zeros.
-func (t *attend) softmax(s *attentionTile, r, lo, hi int) {
+// held is how many positions a page holds.
+func (t *attend) held(page int) int { return min(pagePositions, t.cache.length-page*pagePositions) }
+
+// score sets scores [rows, pagePositions] to the products of queries
+// [rows, headDim] with the keys of a page.
+func (t *attend) score(scores, queries []float32, rows, head, page int) {
+	o, d := t.e.ops, t.spec.HeadDim
+	for p := 0; p*o.nr < t.held(page); p++ {
+		o.micro(rows, d, queries, d, t.cache.keys(page, head, p), scores[p*o.nr:], pagePositions, false)
+	}
+}
+
+// softmax turns the scores of one row and page into weights relative to the
+// largest logit so far, and those of positions that the row does not see into
+// zeros. It returns what the sums so far must be multiplied by.
+func (t *attend) softmax(scores []float32, row, page int, largest *float32, total *float64) (shrink float32) {
 	o := t.e.ops
-	scores := s.scores[r*pagePositions:][:pagePositions]
+	base, i := page*pagePositions, row/t.group
+	lo := max(0, t.visibleFrom(i)-base)
+	hi := min(t.held(page), t.start+i+1-base)
 	if lo >= hi {
 		clear(scores)
-		return
+		return 1
 	}
 	clear(scores[:lo])
 	clear(scores[hi:])
@@ -149,12 +176,12 @@ func (t *attend) softmax(s *attentionTile, r, lo, hi int) {
 		softCap(seen, limit)
 		scale = 1
 	}
-	largest := max(s.largest[r], o.largest(seen)*scale)
-	if largest > s.largest[r] {
-		shrink := exp32(s.largest[r] - largest)
-		s.largest[r] = largest
-		s.total[r] *= float64(shrink)
-		o.scale(s.sums[r*s.width:][:s.width], shrink)
+	shrink = 1
+	if top := max(*largest, o.largest(seen)*scale); top > *largest {
+		shrink = exp32(*largest - top)
+		*largest = top
+		*total *= float64(shrink)
 	}
-	s.total[r] += o.expSum(seen, scale, largest)
+	*total += o.expSum(seen, scale, *largest)
+	return shrink
 }

@@ -23,7 +23,8 @@ type engine struct {
 	packed    []float32 // the activations of a matrix product, see gemm.go
 	packedB   []float32 // the second matrix of an update, see update.go
 	compute   Compute
-	quantized quantized // the activations of an integer product
+	quantized quantized  // the activations of an integer product
+	split     splitTiles // see attention_split.go
 	angles    map[*Rope]*angles
 }
 
@@ -140,7 +141,8 @@ func (c *CPU) Free(t *Tensor) {
 // Trim gives back the memory that is kept for reuse: freed tensors and what
 // operations work with. The next operations take it again.
 func (c *CPU) Trim() {
-	c.free, c.packed, c.packedB, c.quantized = nil, nil, nil, quantized{}
+	c.free, c.packed, c.packedB = nil, nil, nil
+	c.quantized, c.split = quantized{}, splitTiles{}
 	clear(c.scratch)
 }
 

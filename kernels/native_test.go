@@ -320,3 +320,42 @@ func TestNaNPropagates(t *testing.T) {
 		}
 	})
 }
+
+// TestSplitAttention: one token's attention over many positions is split
+// between threads, and gives what one thread gives, to the last bit.
+func TestSplitAttention(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		for _, s := range []AttentionSpec{
+			{Heads: 4, KVHeads: 1, HeadDim: 80, Scale: 0.3},
+			{Heads: 3, KVHeads: 1, HeadDim: 20, Scale: 0.5, Window: 260, SoftCap: 3},
+			{Heads: 4, KVHeads: 2, HeadDim: 33, Scale: 0.2, Window: 600},
+		} {
+			var want []float32
+			for _, threads := range []int{1, 2, 7} {
+				c := newCPU(threads, o)
+				r := rand.New(rand.NewPCG(53, 54))
+				cache := c.NewCache(s.KVHeads, s.HeadDim)
+				var got []float32
+				for _, n := range []int{700, 1, 1, 2, 1} {
+					q, dst := randomTensor(c, r, n, s.Heads*s.HeadDim), c.NewTensor(n, s.Heads*s.HeadDim)
+					k, v := randomTensor(c, r, n, s.KVHeads*s.HeadDim), randomTensor(c, r, n, s.KVHeads*s.HeadDim)
+					q.Data[0] *= 50 // so that a later page has the largest logit
+					c.Attention(dst, q, k, v, cache, s)
+					got = append(got, dst.Data...)
+				}
+				if want == nil {
+					want = got
+				}
+				for i := range want {
+					if got[i] != want[i] {
+						t.Fatalf("%+v, %d threads: element %d is %v, want %v", s, threads, i, got[i], want[i])
+					}
+				}
+				if threads > 1 && c.split.pages == 0 {
+					t.Errorf("%+v, %d threads: was not split", s, threads)
+				}
+				c.Close()
+			}
+		}
+	})
+}
