@@ -390,3 +390,19 @@ func TestGPTQBlocksSpecialCases(t *testing.T) {
 		t.Errorf("F16: %v", err)
 	}
 }
+
+// BenchmarkGPTQBlocks solves a layer of a type of each kind.
+func BenchmarkGPTQBlocks(b *testing.B) {
+	const rows, cols = 128, 768
+	w, in := randomMatrix(19, rows, cols), correlatedInputs(20, cols, 300)
+	for _, t := range []dtype.Type{dtype.Q4_0, dtype.Q2_K, dtype.Q4_K, dtype.Q6_K} {
+		b.Run(t.String(), func(b *testing.B) {
+			b.SetBytes(4 * rows * cols)
+			for b.Loop() {
+				if _, err := (GPTQSolver{Threads: 1}).Quantize(context.Background(), Layer{Name: "layer", Weight: w, Inputs: in}, TypeScheme(t)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
