@@ -2,10 +2,8 @@ package quantize
 
 import (
 	"context"
-	"fmt"
 
 	"llmc/internal/parallel"
-	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/kernels/blocks"
 )
@@ -114,81 +112,4 @@ func (g *blockLayer) pack() (*kernels.Dense, error) {
 		}
 	}
 	return kernels.NewDense(g.rows, g.cols, t, data)
-}
-
-// quantizeBlocks rounds l.Weight to a block type: errors are spread over the
-// columns behind, then a descent refines all numbers. Rows that the search for
-// scales alone leaves with a smaller output error are taken from it.
-func (m GPTQSolver) quantizeBlocks(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, error) {
-	search, err := RTN{Threads: m.Threads}.Quantize(ctx, l, s)
-	if err != nil || !s.Type.IsBlock() {
-		return search, err
-	}
-	layout, ok := blocks.LayoutOf(s.Type)
-	if !ok {
-		return m.fallback(ctx, l, s, "errors are not spread through "+s.Type.String())
-	}
-	rows, cols := l.Weight.Shape()
-	factor, err := solve.FactorHessian(l.Inputs.Hessian, cols, nil, m.Damp)
-	if err != nil {
-		return m.fallback(ctx, l, s, err.Error())
-	}
-	g := newBlockLayer(layout, rows, cols, l.Inputs.MeanSquare, m.Threads)
-	w := kernels.Float32s(l.Weight)
-	q := append([]float32(nil), w...)
-	if err := solve.Feedback(ctx, q, rows, cols, factor.Upper, blockPanel, m.Threads, g); err != nil {
-		return nil, fmt.Errorf("%s: %w", l.Name, err)
-	}
-	factor.Upper = nil // its memory is wanted
-	d := &descent{layer: g, hessian: dampedHessian(l.Inputs.Hessian, cols, factor), w: w, q: q}
-	if err := d.refine(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", l.Name, err)
-	}
-	packed, err := g.pack()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", l.Name, err)
-	}
-	solution := Solution{Damping: factor.Damping, Dead: factor.Dead}
-	solution.takeBetterRows(l, packed, search.(*kernels.Dense), m.Threads)
-	if l.Solution != nil {
-		*l.Solution = solution
-	}
-	return packed, nil
-}
-
-// dampedHessian is the Hessian that a factor is of, in the order of the
-// columns.
-func dampedHessian(hessian []float32, n int, f *solve.Factor) []float32 {
-	damped := append([]float32(nil), hessian...)
-	sum := 0.0
-	for c := range n {
-		sum += float64(hessian[c*n+c])
-	}
-	mean := sum / float64(n-f.Dead)
-	for c := range n {
-		damped[c*n+c] += float32(f.Damping * mean)
-	}
-	return damped
-}
-
-// takeBetterRows replaces the rows of q that have a larger output error than
-// those of plain, counts them, and sets the errors.
-func (s *Solution) takeBetterRows(l Layer, q, plain *kernels.Dense, threads int) {
-	of := func(q kernels.Matrix) (errors []float64, whole float64) {
-		return outputErrors(l.Weight, q, l.Inputs.Hessian, threads)
-	}
-	own, whole := of(q)
-	searched, _ := of(plain)
-	rowBytes := len(q.Data) / len(own)
-	var ownSum, searchedSum float64
-	for r := range own {
-		if searched[r] < own[r] {
-			copy(q.Data[r*rowBytes:][:rowBytes], plain.Data[r*rowBytes:])
-			own[r] = searched[r]
-			s.SearchedRows++
-		}
-		ownSum += own[r]
-		searchedSum += searched[r]
-	}
-	s.OutputError, s.RTNOutputError = relativeError(ownSum, whole), relativeError(searchedSum, whole)
 }

@@ -310,36 +310,50 @@ func TestGPTQBlocks(t *testing.T) {
 	}
 }
 
-// TestBetterRows gives takeBetterRows a result that is worse in some rows.
+// TestBetterRows replaces some rows of a matrix by better ones.
 func TestBetterRows(t *testing.T) {
-	const rows, cols = 5, 256
-	w, in := randomMatrix(13, rows, cols), correlatedInputs(14, cols, 300)
-	s := TypeScheme(dtype.Q4_K)
-	layer := Layer{Name: "layer", Weight: w, Inputs: in}
-	plain, err := RTN{}.Quantize(context.Background(), layer, s)
-	if err != nil {
-		t.Fatal(err)
+	const rows, cols = 4, 32
+	encode := func(w f32Matrix) *kernels.Dense {
+		q, err := RTN{}.Quantize(context.Background(), Layer{Weight: w}, TypeScheme(dtype.Q4_0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q.(*kernels.Dense)
 	}
-	spoiled := w
-	spoiled.data = slices.Clone(w.data)
-	for i := range cols {
-		spoiled.data[3*cols+i] = -spoiled.data[3*cols+i]
+	out, solved := encode(randomMatrix(13, rows, cols)), encode(randomMatrix(14, 2, cols))
+	before := kernels.Float32s(out)
+	if stay := takeBetterRows(out, solved, 1, []float64{3, 2}, []float64{2, 2.5}); stay != 1 {
+		t.Errorf("%d rows stay, want 1", stay)
 	}
-	bad, err := RTN{}.Quantize(context.Background(), Layer{Weight: spoiled}, s)
-	if err != nil {
-		t.Fatal(err)
+	want := slices.Clone(before)
+	solved.Row(want[2*cols:3*cols], 1)
+	if !slices.Equal(kernels.Float32s(out), want) {
+		t.Error("other rows than the third are replaced")
 	}
-	q := bad.(*kernels.Dense)
-	solution := &Solution{}
-	solution.takeBetterRows(layer, q, plain.(*kernels.Dense), 1)
-	if solution.SearchedRows < 1 || *solution.OutputError > *solution.RTNOutputError {
-		t.Errorf("%d rows are taken, the error is %g, the search's %g", solution.SearchedRows, *solution.OutputError, *solution.RTNOutputError)
+}
+
+// TestSlabs solves a layer in one piece and a few rows at a time.
+func TestSlabs(t *testing.T) {
+	const rows, cols = 11, 64
+	layer := Layer{Weight: randomMatrix(21, rows, cols), Inputs: correlatedInputs(22, cols, 200)}
+	l, _ := blocks.LayoutOf(dtype.Q5_1)
+	solve := func(slab int) (*kernels.Dense, Solution) {
+		out, err := RTN{}.Quantize(context.Background(), layer, TypeScheme(l.Type))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var solution Solution
+		if err := (GPTQSolver{}).improve(context.Background(), layer, l, out.(*kernels.Dense), slab, &solution); err != nil {
+			t.Fatal(err)
+		}
+		return out.(*kernels.Dense), solution
 	}
-	got, want := make([]float32, cols), make([]float32, cols)
-	q.Row(got, 3)
-	plain.Row(want, 3)
-	if !slices.Equal(got, want) {
-		t.Error("the spoiled row is kept")
+	whole, want := solve(blockSlab)
+	for _, slab := range []int{1, 3 * cols, 4*cols + 5} {
+		got, solution := solve(slab)
+		if !bytes.Equal(got.Data, whole.Data) || math.Abs(*solution.OutputError/ *want.OutputError-1) > 1e-9 {
+			t.Errorf("slabs of %d weights give other rows, or the error %g, not %g", slab, *solution.OutputError, *want.OutputError)
+		}
 	}
 }
 

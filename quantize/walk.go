@@ -133,9 +133,10 @@ func (r *Run) load(block int, saved []byte) error {
 // Cost adds up a layer [rows, cols]: first the Hessian in the order of the
 // columns, its factor in float64, and U; then U, the weights, and four products
 // of their size to compare the result with round-to-nearest's. Block types take
-// more: two copies of the Hessian, weights, values, residuals and gradients.
+// more: another two copies of the Hessian, and for some of the rows at a time
+// weights, values, residuals and gradients.
 func (m GPTQSolver) Cost(rows, cols int) calibrate.Cost {
 	r, n := int64(rows), int64(cols)
 	flops := 4*float64(n*n)*float64(n) + 9*float64(r*n)*float64(n) + 64*gptqBlock*float64(r*n)
-	return calibrate.Cost{Bytes: max(16*n*n, 8*n*n+26*r*n), Flops: flops}
+	return calibrate.Cost{Bytes: max(16*n*n, 12*n*n+2*r*n+26*min(r*n, blockSlab)), Flops: flops}
 }
