@@ -351,7 +351,7 @@ func TestSlabs(t *testing.T) {
 	whole, want := solve(blockSlab)
 	for _, slab := range []int{1, 3 * cols, 4*cols + 5} {
 		got, solution := solve(slab)
-		if !bytes.Equal(got.Data, whole.Data) || math.Abs(*solution.OutputError/ *want.OutputError-1) > 1e-9 {
+		if !bytes.Equal(got.Data, whole.Data) || math.Abs(*solution.OutputError / *want.OutputError - 1) > 1e-6 {
 			t.Errorf("slabs of %d weights give other rows, or the error %g, not %g", slab, *solution.OutputError, *want.OutputError)
 		}
 	}
