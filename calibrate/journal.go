@@ -102,7 +102,9 @@ func OpenJournal(dir string, facts []Fact, resume bool) (*Journal, error) {
 	}
 	sum := sha256.Sum256(text)
 	j := &Journal{dir: dir, run: hex.EncodeToString(sum[:16]), blocks: map[int]*keptBlock{}}
-	if err := os.Mkdir(dir, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+	err = os.Mkdir(dir, 0o777)
+	made := err == nil
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("cannot create the folder %s for finished blocks: %w", dir, raw.Cause(err))
 	}
 	if j.lock, err = lockFile(filepath.Join(dir, lockName)); err != nil {
@@ -110,6 +112,9 @@ func OpenJournal(dir string, facts []Fact, resume bool) (*Journal, error) {
 	}
 	if err := j.open(facts, text, resume); err != nil {
 		j.Close()
+		if made {
+			_ = removeFiles(dir, true) // the error that led here says more
+		}
 		return nil, err
 	}
 	return j, nil
@@ -285,6 +290,7 @@ func (j *Journal) Remove() error {
 	if err := os.Rename(j.dir, done); err == nil {
 		j.dir = done
 	}
+	j.lock.Close() // some systems remove no file that is open
 	return removeFiles(j.dir, true)
 }
 

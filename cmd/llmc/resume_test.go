@@ -58,24 +58,38 @@ func (k *killed) run(after time.Duration, args ...string) (done bool) {
 	return true
 }
 
-// TestKilledAndResumed kills a run at random moments, resumes it, and expects
+// TestKilledAndResumed kills runs at random moments, resumes them, and expects
 // the output and the report of a run that was left alone, and nothing else.
 // LLMC_KILLS is the number of moments.
 func TestKilledAndResumed(t *testing.T) {
-	moments := 3
+	moments := 4
 	if n, err := strconv.Atoi(os.Getenv("LLMC_KILLS")); err == nil {
 		moments = n
 	}
 	model := filepath.Join(t.TempDir(), "model")
-	if err := tinymodel.Write(model, tinymodel.Spec{Layers: 8, Untied: true}); err != nil {
+	if err := tinymodel.Write(model, tinymodel.Spec{Hidden: 128, FFN: 128, Layers: 6, Untied: true}); err != nil {
 		t.Fatal(err)
 	}
 	text := filepath.Join(t.TempDir(), "text.txt")
 	if err := os.WriteFile(text, []byte(strings.Repeat("The kettle sang while rain ran down the panes. ", 100)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"quantize", model, "--bits", "4", "--group-size", "32", "--method", "gptq", "--calibration", text,
-		"--samples", "8", "--calibration-context", "64", "--to", "compressed-tensors", "--head", "--json", "--resume", "-o", "out"}
+	random := rand.New(rand.NewPCG(1, 2))
+	for i, flags := range [][]string{
+		{"--bits", "4", "--group-size", "32", "--head", "--to", "compressed-tensors"},
+		{"--type", "Q4_0"},
+	} {
+		t.Run(flags[0], func(t *testing.T) {
+			args := append([]string{"quantize", model, "--method", "gptq", "--calibration", text, "--samples", "8",
+				"--calibration-context", "64", "--json", "--resume", "-o", "out"}, flags...)
+			killAndResume(t, args, (moments+i)/2, random)
+		})
+	}
+}
+
+// killAndResume kills a run at each of some moments. The one that resumes it may
+// be killed, too.
+func killAndResume(t *testing.T, args []string, moments int, random *rand.Rand) {
 	alone := &killed{t: t, dir: t.TempDir(), args: args}
 	begin := time.Now()
 	if !alone.run(0) {
@@ -83,20 +97,14 @@ func TestKilledAndResumed(t *testing.T) {
 	}
 	length := time.Since(begin)
 	want := alone.results()
-	random := rand.New(rand.NewPCG(1, 2))
-	kills := 0
+	moment := func() time.Duration { return time.Duration((0.05 + 0.95*random.Float64()) * float64(length)) }
 	for range moments {
 		k := &killed{t: t, dir: t.TempDir(), args: args}
-		// Resumed runs are killed too, until one is left alone.
-		done := false
-		for i := 0; i < 2 && !done; i++ {
-			after := time.Duration((0.05 + 0.95*random.Float64()) * float64(length))
-			done = k.run(after)
-			if !done {
-				kills++
-			}
+		for k.run(moment()) { // it was faster than the one that was left alone
+			length = length * 3 / 4
+			k.dir = t.TempDir()
 		}
-		if !done {
+		if !k.run(moment()) {
 			k.run(0)
 		}
 		got := k.results()
@@ -108,9 +116,6 @@ func TestKilledAndResumed(t *testing.T) {
 				t.Errorf("%s is another", name)
 			}
 		}
-	}
-	if kills == 0 {
-		t.Error("nothing was killed")
 	}
 }
 
@@ -125,15 +130,14 @@ func (k *killed) results() map[string][]byte {
 		k.t.Errorf("%v is left, want only the output", entries)
 	}
 	files := map[string][]byte{}
-	out := filepath.Join(k.dir, "out")
-	entries, err = os.ReadDir(out)
+	err = filepath.WalkDir(k.dir, func(path string, entry os.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			files[entry.Name()], err = os.ReadFile(path)
+		}
+		return err
+	})
 	if err != nil {
 		k.t.Fatal(err)
-	}
-	for _, entry := range entries {
-		if files[entry.Name()], err = os.ReadFile(filepath.Join(out, entry.Name())); err != nil {
-			k.t.Fatal(err)
-		}
 	}
 	if len(k.stdout) > 0 {
 		files["stdout"] = withoutTimes(k.t, k.stdout)
