@@ -244,7 +244,14 @@ func (w *Weights) matrices(ids []ID) ([]kernels.Matrix, error) {
 }
 
 // Replace makes Matrix return m for a weight: one that was quantized or pruned.
-func (w *Weights) Replace(id ID, m kernels.Matrix) { w.replaced[id] = m }
+// nil brings the file's back.
+func (w *Weights) Replace(id ID, m kernels.Matrix) {
+	if m == nil {
+		delete(w.replaced, id)
+		return
+	}
+	w.replaced[id] = m
+}
 
 // Vector returns a one-dimensional weight as it multiplies or adds: the norms
 // of families that store w and mean 1+w come with the one added.

@@ -30,6 +30,7 @@ type Policy struct {
 	Scheme     Scheme                // for the linears of the blocks
 	Mix        Mix                   // instead of Scheme, when it has a name
 	Roles      map[model.Role]Scheme // exceptions by role; they may name embed and head
+	Tensors    map[model.ID]Scheme   // chosen for each, below Roles and Ignore; see [Allocate]
 	Ignore     []string              // roles, or globs on the source's tensor names
 	Embeddings bool                  // quantize the embedding with Scheme too
 	Head       bool                  // quantize the head with Scheme too
@@ -165,6 +166,10 @@ func (p *planner) entry(t Tensor) Entry {
 	if s, ok := p.policy.Roles[t.ID.Role]; ok {
 		e.To, e.Reason = s, "asked for "+t.ID.Role.String()
 		e.fit()
+		return e
+	}
+	if s, ok := p.policy.Tensors[t.ID]; ok {
+		e.To, e.Reason = s, "least loss within the budget"
 		return e
 	}
 	if p.policy.Mix.Name != "" {

@@ -51,6 +51,7 @@ type quantizeOptions struct {
 	dryRun        bool
 
 	calibration calibrationOptions
+	budget      budgetOptions
 
 	flags *pflag.FlagSet
 	given func(flag string) bool // whether a flag was on the command line
@@ -80,6 +81,7 @@ With --text FILE the model is measured before and after.`,
   llmc quantize model/ --bits 3 --method gptq --calibration sample.txt --to gptq -o out/
   llmc quantize model/ --type Q3_K_M --calibration sample.txt --save-imatrix model.imatrix.gguf
   llmc quantize model/ --type Q4_K_M --imatrix model.imatrix.gguf
+  llmc quantize model/ --target-size 300MB --calibration sample.txt -o model.gguf
   llmc quantize model/ --bits 4 --bits-for down=8 --ignore 'model.layers.0.*' --dry-run`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -92,6 +94,7 @@ With --text FILE the model is measured before and after.`,
 	flags.IntVar(&o.bits, "bits", 0, "bits of a weight, 2 to 8")
 	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_K_M (instead of --bits)")
 	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest), or gptq (calibrated)")
+	o.budget.register(cmd)
 	o.calibration.register(cmd)
 	flags.StringVar(&o.groupSize, "group-size", "128", "columns that share a scale, or channel, or tensor")
 	flags.BoolVar(&o.symmetric, "symmetric", false, "codes are centred on zero (default but for awq)")
@@ -123,6 +126,8 @@ type quantizeJob struct {
 	maxShard int64
 	gather   bool // an importance matrix is gathered
 	only     bool // nothing but that
+
+	found *quantize.Allocation // what a search found; nil without one
 }
 
 // calibrates reports whether text is taken through the model.
@@ -147,15 +152,22 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 		return nil, fault.Usage("--clip is %q, allowed are none and mse", o.clip)
 	}
 	job.clip = clip
+	if o.budget.asked() && !o.given("method") {
+		o.method = "gptq"
+	}
 	if job.method, err = quantize.NewMethod(o.method, quantize.Options{
 		Clip: clip, Threads: global.threads,
 		Damp: o.calibration.damp, ActOrder: o.calibration.actOrder, StaticGroups: o.calibration.staticGroups,
 	}); err != nil {
 		return nil, err
 	}
-	job.only = o.calibration.saveImatrix != "" && !o.given("bits") && o.typeName == ""
+	job.only = o.calibration.saveImatrix != "" && !o.given("bits") && o.typeName == "" && !o.budget.asked()
 	if job.only {
 		job.target = quantize.GGUF
+	} else if o.budget.asked() {
+		if job.policy, err = o.budgetPolicy(job.target); err != nil {
+			return nil, err
+		}
 	} else if job.policy, err = o.policy(job.target); err != nil {
 		return nil, err
 	}
@@ -164,6 +176,9 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 	}
 	if err := o.calibration.settle(job, o.given); err != nil {
 		return nil, err
+	}
+	if o.budget.asked() && !job.calibrates() {
+		return nil, fault.Hint(fault.Usage("choosing bits needs text to measure with, and --method %s has none", job.method.Name()), "use --method gptq")
 	}
 	if o.context < 0 {
 		return nil, fault.Usage("--context is %d, allowed is 1 and more", o.context)
@@ -317,8 +332,11 @@ func roleScheme(target quantize.Target, base quantize.Scheme, value string) (qua
 // linears, in the current folder.
 func (j *quantizeJob) defaultOut(plan *quantize.Plan) string {
 	base := modelBase(j.path)
-	if j.target == quantize.GGUF {
+	switch {
+	case j.target == quantize.GGUF:
 		return base + "-" + j.policy.Mix.Name + ".gguf"
+	case len(j.policy.Tensors) > 0:
+		return fmt.Sprintf("%s-%s-%s", base, j.target, mixed)
 	}
 	s := j.policy.Scheme
 	for _, e := range plan.Entries {
@@ -413,6 +431,11 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	w, err := model.Open(c)
 	if err != nil {
 		return fmt.Errorf("%s: %w", job.path, err)
+	}
+	if o.budget.asked() {
+		if err := o.allocate(ctx, global, c, w, job, calibrationText); err != nil {
+			return fmt.Errorf("%s: %w", job.path, err)
+		}
 	}
 	q, err := newQuantization(c, w, job, global.threads)
 	if err != nil {
@@ -533,6 +556,9 @@ func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, 
 			return nil, err
 		}
 		spec.MaxShard, spec.Threads = job.maxShard, threads
+		if job.found != nil {
+			spec.FileType = export.FileType(spec.Items)
+		}
 		if q.out, err = export.New(c, w, spec); err != nil {
 			return nil, err
 		}

@@ -31,9 +31,10 @@ type quantizeReport struct {
 	BitsPerWeight float64 `json:"bits_per_weight"`
 	FileBytes     int64   `json:"file_bytes,omitempty"` // of the output's weight files
 
-	Notes       []string           `json:"notes,omitempty"`
-	Importance  string             `json:"importance,omitempty"` // the importance matrix that weighed errors
-	Calibration *calibrationReport `json:"calibration,omitempty"`
+	Notes       []string             `json:"notes,omitempty"`
+	Importance  string               `json:"importance,omitempty"` // the importance matrix that weighed errors
+	Calibration *calibrationReport   `json:"calibration,omitempty"`
+	Allocation  *quantize.Allocation `json:"allocation,omitempty"` // of a search for each tensor's bits
 
 	Engines  []quantize.Engine `json:"engines,omitempty"`  // what is known of who loads the output
 	Forecast *forecast         `json:"forecast,omitempty"` // of a dry run
@@ -71,7 +72,10 @@ func (q *quantization) newReport(notes []string) quantizeReport {
 		Parameters: q.plan.Elements(), BitsPerWeight: q.plan.BitsPerWeight(),
 		Notes: notes, Counts: q.plan.Counts(),
 	}
-	if r.Scheme == "" {
+	switch {
+	case q.job.found != nil:
+		r.Scheme, r.Allocation = mixed, q.job.found
+	case r.Scheme == "":
 		r.Scheme = q.job.policy.Scheme.String()
 	}
 	r.BytesBefore, r.BytesAfter = q.plan.Bytes()
@@ -253,6 +257,9 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 	}
 	if calibrated {
 		r.printCalibration(ui)
+	}
+	if r.Allocation != nil {
+		r.printAllocation(ui)
 	}
 	if r.Importance != "" {
 		ui.print("errors were weighed by an importance matrix: %s", r.Importance)

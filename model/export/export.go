@@ -101,6 +101,28 @@ func (e *Export) Bytes() int64 {
 	return n
 }
 
+// HeaderBytes is what the output's weight files hold besides tensors: names,
+// types and, in GGUF, metadata and tokenizer. It may be a little less than this.
+func (e *Export) HeaderBytes() (int64, error) {
+	tensors := e.Tensors()
+	if e.spec.Kind != formats.GGUF {
+		return int64(256 * (len(tensors) + 1)), nil
+	}
+	var n counted
+	if _, err := gguf.Create(&n, e.meta, tensors); err != nil {
+		return 0, err
+	}
+	return int64(n) + int64(32*len(tensors)), nil // padding
+}
+
+// counted counts what is written to it.
+type counted int64
+
+func (n *counted) Write(p []byte) (int, error) {
+	*n += counted(len(p))
+	return len(p), nil
+}
+
 // parts names the tensors that hold an item.
 func (e *Export) parts(it *Item) ([]raw.Tensor, error) {
 	stem, shape := e.stem(it.ID), e.weights.Config.Shape(it.ID)

@@ -1,0 +1,215 @@
+package quantize
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"llmc/dtype"
+	"llmc/internal/fault"
+	"llmc/kernels"
+	"llmc/model"
+)
+
+// Budget is how large the tensors of a model may be, and what they may be
+// stored as.
+type Budget struct {
+	Bytes int64 // of all tensors, as [Plan.Bytes] counts them
+	// Among are the schemes to choose from; one whose blocks or groups do not
+	// divide a matrix's rows is not for that matrix.
+	Among []Scheme
+	// Fused is set when an engine joins q, k, v and gate, up, so that they must
+	// be stored alike.
+	Fused bool
+}
+
+// Allocation is the assignment of schemes that is expected to cost a model
+// least within a budget.
+type Allocation struct {
+	Schemes map[model.ID]Scheme `json:"-"` // for Policy.Tensors
+
+	Budget int64 `json:"budget_bytes"` // of all tensors
+	Bytes  int64 `json:"bytes"`
+	// Loss is the expected mean KL divergence in nats a token: the sum of the
+	// tensors' sensitivities. Bound is less than or equal to what any
+	// assignment within the budget could have.
+	Loss  float64 `json:"predicted_kl"`
+	Bound float64 `json:"predicted_kl_bound"`
+	// ProbeTokens is how many tokens the sensitivities were measured on.
+	ProbeTokens int `json:"probe_tokens"`
+}
+
+// GGUFChoices are what [Budget.Among] is for GGUF: the block
+// types that llama.cpp loads and llmc writes, but for those made for training.
+func GGUFChoices() []Scheme {
+	types := []dtype.Type{
+		dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.IQ4_NL, dtype.Q4_0, dtype.Q4_1, dtype.Q5_K, dtype.Q5_0, dtype.Q5_1, dtype.Q6_K, dtype.Q8_0,
+	}
+	list := make([]Scheme, len(types))
+	for i, t := range types {
+		list[i] = TypeScheme(t)
+	}
+	return list
+}
+
+// Allocate measures the sensitivities of the matrices that plan rounds, but for
+// those in fixed, and chooses among the budget's schemes for each. plan is what
+// happens without a choice; windows of token ids are calibration text.
+func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *Plan, fixed func(*Entry) bool, windows [][]int32, b Budget, p Probe) (*Allocation, error) {
+	a := &allocator{plan: plan, budget: b, entries: map[model.ID]*Entry{}}
+	for i := range plan.Entries {
+		if e := &plan.Entries[i]; e.rounds() && !fixed(e) {
+			a.entries[e.ID] = e
+		} else {
+			a.kept += e.OutBytes
+		}
+	}
+	if err := a.check(); err != nil {
+		return nil, err
+	}
+	bits := a.meanBits()
+	p.Pick = func(id model.ID, schemes []Scheme) int {
+		shape := a.entries[id].Shape
+		return nearest(bits, shape, schemes)
+	}
+	found, err := Measure(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p)
+	if err != nil {
+		return nil, err
+	}
+	result, err := a.solve(found)
+	if err != nil {
+		return nil, err
+	}
+	for _, ids := range p.Windows {
+		result.ProbeTokens += len(ids)
+	}
+	return result, nil
+}
+
+// allocator is a plan's matrices that have a choice.
+type allocator struct {
+	plan    *Plan
+	budget  Budget
+	entries map[model.ID]*Entry
+	kept    int64 // bytes of the tensors that have none
+}
+
+// candidates are the schemes that fit a matrix, the smallest first.
+func (a *allocator) candidates(id model.ID) []Scheme {
+	e, ok := a.entries[id]
+	if !ok {
+		return nil
+	}
+	var list []Scheme
+	for _, s := range a.budget.Among {
+		if s.Fits(e.Shape[1]) {
+			list = append(list, s)
+		}
+	}
+	slices.SortStableFunc(list, func(x, y Scheme) int {
+		return cmp.Compare(x.Bytes(e.Shape[0], e.Shape[1]), y.Bytes(e.Shape[0], e.Shape[1]))
+	})
+	return list
+}
+
+// check refuses a budget below the smallest sizes, before anything is measured.
+func (a *allocator) check() error {
+	if len(a.entries) == 0 {
+		return fault.Usage("there is no tensor whose bits could be chosen")
+	}
+	least, elements := a.kept, a.plan.Elements()
+	for id, e := range a.entries {
+		list := a.candidates(id)
+		if len(list) == 0 {
+			return fault.Usage("%s has rows of %d, which no type to choose from divides", e.Name, e.Shape[1])
+		}
+		least += list[0].Bytes(e.Shape[0], e.Shape[1])
+	}
+	if least <= a.budget.Bytes {
+		return nil
+	}
+	err := fault.Usage("%d bytes (%.2f bits per weight) are asked for, the smallest types make %d (%.2f)",
+		a.budget.Bytes, 8*float64(a.budget.Bytes)/float64(elements), least, 8*float64(least)/float64(elements))
+	if share := float64(a.kept) / float64(least); share > 0.1 {
+		return fault.Hint(err, "%.0f%% of that is tensors that are kept as they are", 100*share)
+	}
+	return fault.Hint(err, "ask for more, or prune first")
+}
+
+// meanBits is what the matrices with a choice may have on average.
+func (a *allocator) meanBits() float64 {
+	elements := int64(0)
+	for _, e := range a.entries {
+		elements += e.elements()
+	}
+	return 8 * float64(a.budget.Bytes-a.kept) / float64(elements)
+}
+
+// nearest returns the index of the scheme of about as many bits.
+func nearest(bits float64, shape []int, schemes []Scheme) int {
+	off := func(s Scheme) float64 {
+		own := 8 * float64(s.Bytes(shape[0], shape[1])) / float64(shape[0]*shape[1])
+		return max(own-bits, bits-own)
+	}
+	best := 0
+	for i, s := range schemes {
+		if off(s) < off(schemes[best]) {
+			best = i
+		}
+	}
+	return best
+}
+
+// fusedKey names the matrices that are stored alike.
+func (a *allocator) fusedKey(id model.ID) model.ID {
+	if a.budget.Fused {
+		switch id.Role {
+		case model.K, model.V:
+			id.Role = model.Q
+		case model.Up:
+			id.Role = model.Gate
+		}
+	}
+	return id
+}
+
+// solve chooses.
+func (a *allocator) solve(found []Sensitivity) (*Allocation, error) {
+	var items [][]choice
+	var members [][]model.ID
+	at := map[model.ID]int{}
+	for _, s := range found {
+		key, shape := a.fusedKey(s.ID), a.entries[s.ID].Shape
+		i, seen := at[key]
+		if !seen {
+			i = len(items)
+			at[key] = i
+			items, members = append(items, make([]choice, len(s.Schemes))), append(members, nil)
+		}
+		if len(items[i]) != len(s.Schemes) {
+			return nil, fmt.Errorf("%s has %d schemes to choose from, what it is fused with %d", s.ID, len(s.Schemes), len(items[i]))
+		}
+		for c, scheme := range s.Schemes {
+			items[i][c].bytes += scheme.Bytes(shape[0], shape[1])
+			items[i][c].loss += s.Losses[c]
+		}
+		members[i] = append(members[i], s.ID)
+	}
+	if err := checkChoices(items); err != nil {
+		return nil, err
+	}
+	picked, bound, smallest, ok := knapsack(items, a.budget.Bytes-a.kept)
+	if !ok {
+		return nil, fault.Usage("%d bytes are asked for, the smallest types make %d", a.budget.Bytes, smallest+a.kept)
+	}
+	result := &Allocation{Schemes: map[model.ID]Scheme{}, Budget: a.budget.Bytes, Bytes: a.kept, Bound: bound}
+	for i, p := range picked {
+		result.Bytes += items[i][p].bytes
+		result.Loss += items[i][p].loss
+		for _, id := range members[i] {
+			result.Schemes[id] = a.candidates(id)[p]
+		}
+	}
+	return result, nil
+}
