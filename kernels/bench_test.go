@@ -86,6 +86,35 @@ type sumTask struct {
 
 func (s *sumTask) run(_, part int) { s.results[part] = s.f() }
 
+// BenchmarkCeilings measures what the machine can do, the best of all rounds:
+// multiply-adds, integer dot products, reading memory. scripts/bench runs it
+// beside what it compares.
+func BenchmarkCeilings(b *testing.B) {
+	for _, threads := range []int{1, 2} {
+		b.Run(fmt.Sprintf("threads=%d", threads), func(b *testing.B) {
+			c := newCPU(threads, defaultOps())
+			defer c.Close()
+			memory := written(1 << 26)
+			var most [3]float64
+			for b.Loop() {
+				for i, run := range []func() float64{
+					func() float64 { return onThreads(c.pool, func() float64 { return multiplyAdd(c.ops) }) },
+					func() float64 { return onThreads(c.pool, func() float64 { return integerPeak(c.ops) }) },
+					func() float64 { return readMemory(c, memory) },
+				} {
+					start := time.Now()
+					n := run()
+					most[i] = max(most[i], n/time.Since(start).Seconds()/1e9)
+				}
+			}
+			for i, unit := range []string{"GFLOP/s", "GOP/s", "GB/s"} {
+				b.ReportMetric(most[i], unit)
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
 // BenchmarkMicro is the micro-kernel alone, on panels in the first cache level.
 func BenchmarkMicro(b *testing.B) {
 	benchLevels(b, func(b *testing.B, o *ops) {
