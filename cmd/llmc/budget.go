@@ -109,10 +109,11 @@ func (o *quantizeOptions) allocate(ctx context.Context, global *globalOptions, c
 	if err != nil {
 		return err
 	}
-	windows, _, err := base.prepare(global, &o.calibration, text)
+	sample, err := base.read(global.ui, &o.calibration, text)
 	if err != nil {
 		return err
 	}
+	windows := sample.windows
 	budget := o.budget.choices(base)
 	if o.budget.bytes > 0 {
 		header := int64(0)

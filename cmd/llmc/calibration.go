@@ -3,55 +3,39 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"runtime/debug"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"llmc/calibrate"
-	"llmc/demo"
 	"llmc/eval"
 	"llmc/formats/imatrix"
 	"llmc/internal/fault"
-	"llmc/model"
 	"llmc/quantize"
 )
 
 // calibrationOptions are the flags of methods that look at activations.
 type calibrationOptions struct {
-	file         string
-	samples      int
-	context      int
-	seed         uint64
+	sampleOptions
 	damp         float64
 	actOrder     bool
 	staticGroups bool
-	maxMemory    string
 	imatrix      string
 	saveImatrix  string
-	resume       bool
-
-	memory int64 // bytes of maxMemory, 0 for no limit
 }
 
 // calibrationFlags are their names.
-var calibrationFlags = []string{"calibration", "samples", "calibration-context", "seed", "damp", "act-order", "static-groups", "max-memory", "resume"}
+var calibrationFlags = append([]string{"damp", "act-order", "static-groups"}, sampleFlags...)
 
 // importanceFlags are those of calibrationFlags that gathering an importance
 // matrix takes.
 var importanceFlags = []string{"calibration", "samples", "calibration-context", "seed", "max-memory"}
 
 func (o *calibrationOptions) register(cmd *cobra.Command) {
+	o.sampleOptions.register(cmd, "text that shows the model's activations to a calibrated method, or to rtn with GGUF types (demo model: its own)")
 	flags := cmd.Flags()
-	flags.StringVar(&o.file, "calibration", "", "text that shows the model's activations to a calibrated method, or to rtn with GGUF types (demo model: its own)")
-	flags.IntVar(&o.samples, "samples", 128, "windows of calibration text")
-	flags.IntVar(&o.context, "calibration-context", 0, "tokens of such a window (default 2048, or the model's context if that is less)")
-	flags.Uint64Var(&o.seed, "seed", 0, "chooses the windows")
-	flags.StringVar(&o.maxMemory, "max-memory", "", "keep calibration within this much memory: 4GB (default: no limit)")
 	flags.StringVar(&o.imatrix, "imatrix", "", "rtn, GGUF: weigh errors by this importance matrix, made by llmc or llama-imatrix")
 	flags.StringVar(&o.saveImatrix, "save-imatrix", "", "rtn, GGUF: write the importance matrix of --calibration; .dat for the older form")
-	flags.BoolVar(&o.resume, "resume", false, "go on with a run that was ended; begins one if there is none")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
 	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
@@ -66,14 +50,11 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 	if !job.calibrates() {
 		return nil
 	}
+	if err := o.sampleOptions.settle(job.path, given); err != nil {
+		return err
+	}
 	scheme := job.policy.Scheme
 	switch {
-	case o.file == "" && !isDemo(job.path):
-		return fault.Hint(fault.Usage("there is no text to calibrate on"), "add --calibration FILE with text like what the model will see, not the text it is measured on")
-	case o.samples < 1:
-		return fault.Usage("--samples is %d, allowed is 1 and more", o.samples)
-	case given("calibration-context") && o.context < 2:
-		return fault.Usage("--calibration-context is %d, allowed is 2 and more", o.context)
 	case !(o.damp > 0 && o.damp <= 1):
 		return fault.Usage("--damp is %g, allowed is more than 0, up to 1", o.damp)
 	case job.target == quantize.GGUF && o.actOrder:
@@ -85,15 +66,6 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 			"add --static-groups, or use --to gptq")
 	}
 	job.policy.ActOrder = o.actOrder && !o.staticGroups
-	if o.maxMemory != "" {
-		var err error
-		if o.memory, err = eval.ParseSize(o.maxMemory); err != nil {
-			return fault.Usage("--max-memory: %w", err)
-		}
-		if o.memory < 1 {
-			return fault.Usage("--max-memory is %s, allowed is more than 0", o.maxMemory)
-		}
-	}
 	return nil
 }
 
@@ -133,14 +105,6 @@ func (o *calibrationOptions) settleImportance(job *quantizeJob, given func(strin
 	return nil
 }
 
-// window is how many tokens a window has.
-func (o *calibrationOptions) window(c *model.Config) int {
-	if o.context > 0 {
-		return o.context
-	}
-	return min(2048, max(c.Context, 2))
-}
-
 // walk is how calibration goes about it, and whether that fits into the memory
 // that is allowed.
 func (q *quantization) walk(o *calibrationOptions, samples int) (calibrate.Options, *calibrate.Schedule, error) {
@@ -148,56 +112,35 @@ func (q *quantization) walk(o *calibrationOptions, samples int) (calibrate.Optio
 	if q.job.gather {
 		options = quantize.ImportanceOptions()
 	}
-	options.MaxMemory = o.memory
-	s, err := calibrate.NewSchedule(q.weights, samples, o.window(&q.weights.Config), options)
+	s, err := o.schedule(q.weights, samples, &options)
 	return options, s, err
-}
-
-// text is where the calibration text is; a missing file is found here.
-func (o *calibrationOptions) text() (eval.Text, error) {
-	if o.file == "" {
-		return eval.StringText("the demo model's calibration text", demo.CalibrationText()), nil
-	}
-	return eval.FileText(o.file)
 }
 
 // calibrationReport says what a calibrated method has seen.
 type calibrationReport struct {
-	Text         string  `json:"text"`
-	Samples      int     `json:"samples"`
-	Context      int     `json:"context"`
-	Tokens       int     `json:"tokens"`
-	Seed         uint64  `json:"seed"`
+	sampleReport
 	Damp         float64 `json:"damp"`
 	ActOrder     bool    `json:"act_order"`
 	StaticGroups bool    `json:"static_groups"`
 }
 
-// prepare cuts the calibration text, which it also returns.
-func (q *quantization) prepare(global *globalOptions, c *calibrationOptions, text eval.Text) (windows [][]int32, content string, err error) {
-	if content, err = readText(text); err != nil {
-		return nil, "", err
+// read reads the calibration text.
+func (q *quantization) read(ui *ui, c *calibrationOptions, text eval.Text) (*sample, error) {
+	s, err := c.read(ui, text, q.from, q.weights)
+	if err != nil {
+		return nil, err
 	}
-	if windows, err = q.windows(c, text.Name, content); err != nil {
-		return nil, "", err
-	}
-	if len(windows) < c.samples {
-		global.ui.warn("%s gives %d samples of %d tokens, not %d", text.Name, len(windows), len(windows[0]), c.samples)
-	}
-	q.report.Calibration = &calibrationReport{
-		Text: text.Name, Samples: len(windows), Context: len(windows[0]), Tokens: len(windows) * len(windows[0]),
-		Seed: c.seed, Damp: c.damp, ActOrder: c.actOrder, StaticGroups: c.staticGroups,
-	}
-	return windows, content, nil
+	q.report.Calibration = &calibrationReport{s.report, c.damp, c.actOrder, c.staticGroups}
+	return s, nil
 }
 
 // forecast says what calibration would take.
 func (q *quantization) forecast(global *globalOptions, c *calibrationOptions, text eval.Text) error {
-	windows, _, err := q.prepare(global, c, text)
+	s, err := q.read(global.ui, c, text)
 	if err != nil {
 		return err
 	}
-	_, schedule, err := q.walk(c, len(windows))
+	_, schedule, err := q.walk(c, len(s.windows))
 	if err != nil {
 		return err
 	}
@@ -215,34 +158,29 @@ func (q *quantization) forecast(global *globalOptions, c *calibrationOptions, te
 // done is kept beside the output, if there is one.
 func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *quantizeOptions, text eval.Text) error {
 	c := &o.calibration
-	windows, content, err := q.prepare(global, c, text)
+	s, err := q.read(global.ui, c, text)
 	if err != nil {
 		return err
 	}
-	options, schedule, err := q.walk(c, len(windows))
+	options, schedule, err := q.walk(c, len(s.windows))
 	if err != nil {
 		return err
 	}
-	if c.memory > 0 {
-		debug.SetMemoryLimit(schedule.HeapLimit(c.memory))
-	}
+	c.limit(schedule)
 	dev := global.newDevice()
 	if q.out != nil && !q.job.gather {
-		in := runInputs{model: q.from, calibration: content, flags: o.flags, arithmetic: dev.Name()}
+		in := runInputs{model: q.from, calibration: s.content, flags: o.flags, arithmetic: dev.Name()}
 		if q.unfinished, err = beginRun(ctx, global, in, q.job.out, q.weights.Config.Blocks, c.resume); err != nil {
 			return err
 		}
 		options.Journal = q.unfinished.journal
 	}
-	blocks := q.weights.Config.Blocks
-	where := ""
-	options.Begin = func(block int) { where = fmt.Sprintf("block %d of %d", block+1, blocks) }
-	options.Progress = func(done, total int64) { global.ui.progressAt("calibrate", where, done, total) }
+	showProgress(global.ui, &options, q.weights.Config.Blocks)
 	defer global.ui.closeProgress()
 	if q.job.gather {
-		err = q.gather(ctx, global, windows, options)
+		err = q.gather(ctx, global, s.windows, options)
 	} else {
-		err = q.run.Calibrate(ctx, dev, windows, options)
+		err = q.run.Calibrate(ctx, dev, s.windows, options)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.job.path, err)
@@ -275,29 +213,4 @@ func (q *quantization) readImportance(path string) error {
 	q.run.SetImportance(m)
 	q.report.Importance = path
 	return nil
-}
-
-// readText returns all of a text.
-func readText(text eval.Text) (string, error) {
-	r, err := text.Reader()
-	if err != nil {
-		return "", err
-	}
-	defer r.Close()
-	all, err := io.ReadAll(r)
-	return string(all), err
-}
-
-// windows cuts the calibration text.
-func (q *quantization) windows(o *calibrationOptions, name, text string) ([][]int32, error) {
-	tokenizer, err := model.OpenTokenizer(q.from)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", q.job.path, err)
-	}
-	s := calibrate.Sampling{Samples: o.samples, Context: o.window(&q.weights.Config), Seed: o.seed}
-	windows, err := calibrate.Windows(tokenizer, text, s)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return windows, nil
 }
