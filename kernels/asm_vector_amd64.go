@@ -9,6 +9,11 @@ package kernels
 //go:noescape
 func addAVX2(dst *float32, x *float32, n int)
 
+// addScaledAVX2 adds x*s to dst, rounded once.
+//
+//go:noescape
+func addScaledAVX2(dst *float32, x *float32, n int, s float32)
+
 // scaleAVX2 multiplies x by s.
 //
 //go:noescape
@@ -68,6 +73,11 @@ func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float64) 
 //
 //go:noescape
 func addAVX512(dst *float32, x *float32, n int)
+
+// addScaledAVX512 adds x*s to dst, rounded once.
+//
+//go:noescape
+func addScaledAVX512(dst *float32, x *float32, n int, s float32)
 
 // scaleAVX512 multiplies x by s.
 //

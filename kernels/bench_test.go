@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"llmc/dtype"
+	"llmc/internal/cputime"
 )
 
 // benchLevels runs a benchmark at every level of this machine.
@@ -33,9 +34,9 @@ func eachCompute(b *testing.B, f func(b *testing.B, o *ops, c Compute)) {
 // one thread, time is the processor's.
 func best(b *testing.B, threads int, unit string, f func() float64, ceiling func() float64) {
 	b.Helper()
-	clock := processTime
+	clock := cputime.Now
 	if threads > 1 {
-		clock = func() time.Duration { return time.Duration(time.Now().UnixNano()) }
+		clock = cputime.Wall
 	}
 	rate := func(g func() float64) float64 {
 		start := clock()
@@ -51,21 +52,6 @@ func best(b *testing.B, threads int, unit string, f func() float64, ceiling func
 	b.ReportMetric(top, unit)
 	b.ReportMetric(most, unit+"-ceiling")
 	b.ReportMetric(100*top/most, "%")
-}
-
-// multiplyAdd runs independent multiply-adds on registers, on one thread, and
-// returns how many operations they are.
-func multiplyAdd(o *ops) float64 {
-	const k, repeat = 256, 300
-	a, w, c := alignedFloats(o.mr*k), alignedFloats(k*o.nr), alignedFloats(o.mr*o.nr)
-	if o.peak != nil {
-		const n = 200000
-		return o.peak(n) * n
-	}
-	for range repeat {
-		o.micro(o.mr, k, a, k, w, c, o.nr, false)
-	}
-	return repeat * 2 * float64(o.mr) * float64(o.nr) * k
 }
 
 // onThreads runs f on every thread of a pool and adds up the results.

@@ -28,6 +28,8 @@ type ops struct {
 	dot func(x, y []float32) float32
 	// add sets dst to dst+x, which is at least as long.
 	add func(dst, x []float32)
+	// addScaled sets dst to dst+x*s; x is at least as long.
+	addScaled func(dst, x []float32, s float32)
 	// scale multiplies x by s.
 	scale func(x []float32, s float32)
 	// sumSquares returns the float64 sum of x[i]*x[i].

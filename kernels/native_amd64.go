@@ -68,6 +68,17 @@ func addition(lanes int, kernel func(dst, x *float32, n int)) func(dst, x []floa
 	}
 }
 
+func scaledAddition(lanes int, kernel func(dst, x *float32, n int, s float32)) func(dst, x []float32, s float32) {
+	return func(dst, x []float32, s float32) {
+		x = x[:len(dst)]
+		n := len(dst) / lanes
+		if n > 0 {
+			kernel(&dst[0], &x[0], n, s)
+		}
+		addScaledPortable(dst[n*lanes:], x[n*lanes:], s)
+	}
+}
+
 func scaling(lanes int, kernel func(x *float32, n int, s float32)) func(x []float32, s float32) {
 	return func(x []float32, s float32) {
 		n := len(x) / lanes

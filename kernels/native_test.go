@@ -59,6 +59,7 @@ type rowCase struct {
 
 var rowCases = []rowCase{
 	{name: "add", run: func(o *ops, dst, a, _, _ []float32) float64 { o.add(dst, a); return 0 }},
+	{name: "addScaled", run: func(o *ops, dst, a, _, _ []float32) float64 { o.addScaled(dst, a, -0.7); return 0 }, tolerance: 4, floor: 4},
 	{name: "scale", run: func(o *ops, dst, _, _, _ []float32) float64 { o.scale(dst, -1.7); return 0 }},
 	{name: "normalize", run: func(o *ops, dst, a, b, _ []float32) float64 { o.normalize(dst, a, b, 0.3); return 0 }},
 	{name: "sumSquares", run: func(o *ops, _, a, _, _ []float32) float64 { return o.sumSquares(a) }, sum: true},

@@ -10,6 +10,7 @@ var portable = ops{
 	turn:        turnPortable,
 	dot:         dotPortable,
 	add:         addPortable,
+	addScaled:   addScaledPortable,
 	scale:       scalePortable,
 	sumSquares:  sumSquaresPortable,
 	normalize:   normalizePortable,
@@ -87,6 +88,12 @@ func dotPortable(x, y []float32) float32 {
 func addPortable(dst, x []float32) {
 	for i, v := range x[:len(dst)] {
 		dst[i] += v
+	}
+}
+
+func addScaledPortable(dst, x []float32, s float32) {
+	for i, v := range x[:len(dst)] {
+		dst[i] += v * s
 	}
 }
 

@@ -198,6 +198,10 @@ func (t *update) multiply(s *scratch, slab, panel []float32, top, bottom, left, 
 	}
 }
 
+// AddScaled adds x times s to dst; x is at least as long. Several goroutines may
+// call it at once.
+func (c *CPU) AddScaled(dst, x []float32, s float32) { c.ops.addScaled(dst, x, s) }
+
 // AddGram adds xᵀx, x [n, cols], to dst [cols, cols]: the symmetric matrix
 // whose elements on and above the diagonal are right; [Mirror] gives the others.
 func (c *CPU) AddGram(dst, x *Tensor) {

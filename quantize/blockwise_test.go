@@ -29,7 +29,7 @@ func blockTypes() (list []*blocks.Layout) {
 // fedBack is a layer after its errors were spread, and its values.
 func fedBack(t *testing.T, l *blocks.Layout, w f32Matrix, in *Inputs, threads int) (*blockLayer, []float32) {
 	t.Helper()
-	factor, err := solve.FactorHessian(in.Hessian, w.cols, nil, 0)
+	factor, err := solve.FactorHessian(in.Hessian, w.cols, nil, 0, threads)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,67 +32,46 @@ type Fixer interface {
 func Feedback(ctx context.Context, w []float32, rows, cols int, upper []float32, block, threads int, f Fixer) error {
 	cpu := kernels.NewCPU(threads)
 	defer cpu.Close()
+	all := make([]float32, rows*min(block, cols))
 	for from := 0; from < cols; from += block {
 		to := min(from+block, cols)
 		if err := f.Block(ctx, from, to, w); err != nil {
 			return err
 		}
-		errors := cpu.NewTensor(rows, to-from)
+		width := to - from
+		errors := kernels.NewBlock(all[:rows*width], rows, width)
 		err := parallel.Rows(ctx, threads, rows, cols, func() func(int) error {
 			return func(r int) error {
-				fixRow(f, r, from, to, w[r*cols:][:cols], upper, errors.Data[r*(to-from):][:to-from])
+				fixRow(cpu, f, r, from, to, w[r*cols:][:cols], upper, errors.Row(r))
 				return nil
 			}
 		})
 		if err != nil {
 			return err
 		}
-		spread(cpu, w, rows, cols, upper, from, to, errors)
-		cpu.Free(errors)
+		cpu.Update(kernels.Update{
+			Dst:   kernels.NewBlock(w, rows, cols).Slice(0, rows, to, cols),
+			Alpha: -1, A: errors, B: kernels.NewBlock(upper, cols, cols).Slice(from, to, to, cols),
+		})
 	}
 	return nil
 }
 
 // fixRow fixes the positions from to to-1 of a row, one after the other, and
 // spreads each error over those after it up to to. errors [to-from] receives
-// the errors divided by U's diagonal, for spread.
-func fixRow(f Fixer, r, from, to int, row, upper, errors []float32) {
+// the errors divided by U's diagonal.
+func fixRow(cpu *kernels.CPU, f Fixer, r, from, to int, row, upper, errors []float32) {
+	// Spreading begins at whole vectors. Left of the diagonal U is zero, and
+	// what happens to the position itself is overwritten.
+	const vector = 16
 	cols := len(row)
 	for p := from; p < to; p++ {
 		q := f.Fix(r, p, row)
-		u := upper[p*cols+p : p*cols+to]
-		e := (row[p] - q) / u[0]
+		e := (row[p] - q) / upper[p*cols+p]
+		if e != 0 {
+			start := p - (p-from)%vector
+			cpu.AddScaled(row[start:to], upper[p*cols+start:p*cols+to], -e)
+		}
 		row[p], errors[p-from] = q, e
-		if e == 0 {
-			continue
-		}
-		rest := row[p+1 : to]
-		for i, v := range u[1:][:len(rest)] {
-			rest[i] -= e * v
-		}
 	}
-}
-
-// spread takes the errors [rows, to-from] of fixed positions off the positions
-// from to on: W -= E U.
-func spread(cpu *kernels.CPU, w []float32, rows, cols int, upper []float32, from, to int, errors *kernels.Tensor) {
-	n, width := cols-to, to-from
-	if n == 0 {
-		return
-	}
-	panel := make([]float32, n*width) // Uᵀ [n, width]
-	for p := from; p < to; p++ {
-		for i, v := range upper[p*cols+to:][:n] {
-			panel[i*width+p-from] = v
-		}
-	}
-	product := cpu.NewTensor(rows, n)
-	cpu.MatMul(product, errors, cpu.Load(kernels.FromFloat32s(n, width, panel)))
-	for r := range rows {
-		row := w[r*cols+to:][:n]
-		for i, v := range product.Data[r*n:][:n] {
-			row[i] -= v
-		}
-	}
-	cpu.Free(product)
 }

@@ -52,7 +52,7 @@ func TestFeedback(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	const rows, n = 5, 23
 	h := hessian(rng, n, 3*n)
-	f, err := FactorHessian(h, n, nil, 0)
+	f, err := FactorHessian(h, n, nil, 0, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,22 +102,22 @@ func TestFactorHessian(t *testing.T) {
 	if !slices.Equal(order, []int{2, 0, 1}) {
 		t.Errorf("the order by input is %v", order)
 	}
-	f, err := FactorHessian(h, 3, order, 0.25)
+	f, err := FactorHessian(h, 3, order, 0.25, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if f.Dead != 1 || f.Damping != 0.25 || f.Upper[1*3+2] != 0 || f.Upper[0*3+2] != 0 {
 		t.Errorf("the factor is %+v", f)
 	}
-	if _, err := FactorHessian(make([]float32, 9), 3, nil, 0); !errors.Is(err, ErrZero) {
+	if _, err := FactorHessian(make([]float32, 9), 3, nil, 0, 2); !errors.Is(err, ErrZero) {
 		t.Errorf("zeros: %v", err)
 	}
 	// The eigenvalues are 4 and -2: a damping of 1 is not enough. The next has
 	// 2.1 and -0.1, so that 0.01 is doubled four times.
-	if _, err := FactorHessian([]float32{1, 3, 3, 1}, 2, nil, 0); !errors.Is(err, ErrIndefinite) {
+	if _, err := FactorHessian([]float32{1, 3, 3, 1}, 2, nil, 0, 2); !errors.Is(err, ErrIndefinite) {
 		t.Errorf("indefinite: %v", err)
 	}
-	f, err = FactorHessian([]float32{1, 1.1, 1.1, 1}, 2, nil, 0)
+	f, err = FactorHessian([]float32{1, 1.1, 1.1, 1}, 2, nil, 0, 2)
 	if err != nil || f.Damping != 0.16 {
 		t.Errorf("slightly indefinite: %+v, %v", f, err)
 	}

@@ -44,8 +44,8 @@ func natural(n int) []int {
 // nil leaves them as they stand. damp (DefaultDamp when 0) is doubled until the
 // damped Hessian is positive definite, at most to 1: then, and when the Hessian
 // is zero, the error is ErrIndefinite or ErrZero. A column without inputs is
-// tied to no other: its error moves nothing.
-func FactorHessian(hessian []float32, n int, order []int, damp float64) (*Factor, error) {
+// tied to no other: its error moves nothing. threads 0 means one per core.
+func FactorHessian(hessian []float32, n int, order []int, damp float64, threads int) (*Factor, error) {
 	if order == nil {
 		order = natural(n)
 	}
@@ -73,7 +73,7 @@ func FactorHessian(hessian []float32, n int, order []int, damp float64) (*Factor
 	}
 	for damp = cmp.Or(damp, DefaultDamp); ; damp = min(2*damp, 1) {
 		var ok bool
-		if f.Upper, ok = InverseFactor(h, n, damp*mean); ok {
+		if f.Upper, ok = InverseFactor(h, n, damp*mean, threads); ok {
 			f.Damping = damp
 			return f, nil
 		}

@@ -32,7 +32,7 @@ func TestInverseFactor(t *testing.T) {
 	for _, n := range []int{1, 2, 7, 64, 150} {
 		h := hessian(rng, n, 3*n)
 		const damp = 0.5
-		u, ok := InverseFactor(h, n, damp)
+		u, ok := InverseFactor(h, n, damp, 2)
 		if !ok {
 			t.Fatalf("n=%d: not positive definite", n)
 		}
@@ -70,11 +70,11 @@ func TestInverseFactorRefuses(t *testing.T) {
 	for name, h := range map[string][]float32{
 		"zeros": {0, 0, 0, 0}, "negative": {1, 0, 0, -1}, "indefinite": {1, 2, 2, 1}, "nan": {1, nan, nan, 1},
 	} {
-		if _, ok := InverseFactor(h, 2, 0); ok {
+		if _, ok := InverseFactor(h, 2, 0, 1); ok {
 			t.Errorf("%s is said to be positive definite", name)
 		}
 	}
-	if _, ok := InverseFactor([]float32{1, 2, 2, 1}, 2, 1.5); !ok {
+	if _, ok := InverseFactor([]float32{1, 2, 2, 1}, 2, 1.5, 1); !ok {
 		t.Error("damping does not make an indefinite matrix positive definite")
 	}
 }

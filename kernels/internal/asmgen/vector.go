@@ -11,6 +11,7 @@ import (
 // handles n whole vectors.
 func (g *gen) vectors() {
 	g.add()
+	g.addScaled()
 	g.scale()
 	g.normalize()
 	g.sumSquares()
@@ -38,6 +39,19 @@ func (g *gen) add() {
 		v := g.vec()
 		g.VMOVUPS(g.at(dst, 0), v)
 		g.VADDPS(g.at(x, 0), v, v)
+		g.VMOVUPS(v, g.at(dst, 0))
+		g.next(dst, x)
+	})
+	g.end()
+}
+
+func (g *gen) addScaled() {
+	g.begin("addScaled", "func(dst, x *float32, n int, s float32)", "adds x*s to dst, rounded once.")
+	dst, x, n, s := g.arg("dst"), g.arg("x"), g.arg("n"), g.scalar("s")
+	g.count("loop", n, func() {
+		v := g.vec()
+		g.VMOVUPS(g.at(dst, 0), v)
+		g.VFMADD231PS(g.at(x, 0), s, v)
 		g.VMOVUPS(v, g.at(dst, 0))
 		g.next(dst, x)
 	})
