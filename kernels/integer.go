@@ -25,7 +25,8 @@ import (
 // serve one row and a batch.
 
 // record is one block of activations. Its layout is that of
-// internal/asmgen/integer.go.
+// internal/asmgen/integer.go. Assembly moves signed codes up by the offset of
+// their type to make them unsigned; bias takes that out again.
 type record struct {
 	codes [32]int8
 	scale float32
@@ -33,9 +34,6 @@ type record struct {
 	sum   [3]float32 // scale times the sum of codes, likewise
 	_     float32
 }
-
-// offset is by how much assembly moves a type's codes up, to make them
-// unsigned; record.bias takes it out again.
 
 // panelLoop adds to c [rows, lanes] the products of x [units*blocks, rows] with
 // the lanes of a panel. x is records.

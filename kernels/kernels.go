@@ -15,6 +15,11 @@
 // decode, both come from it. Fused dot products give the same as dequantizing
 // and then multiplying, to the last bit.
 //
+// A device made for [Fast] multiplies packed weights by integers instead: see
+// integer.go for the definition and for what is rearranged when weights are
+// loaded. A new format there is a line and a function in integer_formats.go,
+// and its twin in asmgen/panels.go.
+//
 // Nothing here depends on the number of threads: the parts of a task write
 // different results, and each result is summed in one fixed order.
 package kernels
