@@ -81,30 +81,12 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
 	packed := g.pack()
-	if l.Solution == nil {
-		return packed, nil
-	}
-	return packed, m.compare(ctx, l, s, packed)
-}
-
-// compare measures what a layer's output lost, and what it would have lost had
-// it been rounded to nearest.
-func (m GPTQSolver) compare(ctx context.Context, l Layer, s Scheme, packed *kernels.Groups) error {
-	rtn, err := RTN{Clip: m.Clip, Threads: m.Threads}.Quantize(ctx, Layer{Name: l.Name, Weight: l.Weight}, s)
-	if err != nil {
-		return err
-	}
-	own := OutputError(l.Weight, packed, l.Inputs.Hessian, m.Threads)
-	plain := OutputError(l.Weight, rtn, l.Inputs.Hessian, m.Threads)
-	l.Solution.OutputError, l.Solution.RTNOutputError = &own, &plain
-	return nil
+	return packed, l.compare(ctx, packed, RTN{Clip: m.Clip, Threads: m.Threads}, s)
 }
 
 // fallback rounds to nearest and says why.
 func (m GPTQSolver) fallback(ctx context.Context, l Layer, s Scheme, reason string) (kernels.Matrix, error) {
-	if l.Solution != nil {
-		*l.Solution = Solution{Fallback: reason}
-	}
+	l.note(func(s *Solution) { s.Fallback = reason })
 	l.Inputs = nil
 	return RTN{Clip: m.Clip, Threads: m.Threads}.Quantize(ctx, l, s)
 }

@@ -16,30 +16,45 @@ import (
 	"llmc/kernels"
 )
 
-// correlatedInputs is X Xᵀ of tokens inputs that share two directions and
-// differ in size from channel to channel.
+// correlatedInputs is X Xᵀ and the means of correlatedSamples.
 func correlatedInputs(seed uint64, cols, tokens int) *Inputs {
+	return inputsOf(correlatedSamples(seed, cols, tokens))
+}
+
+// correlatedSamples are tokens inputs that share two directions and differ in
+// size from channel to channel.
+func correlatedSamples(seed uint64, cols, tokens int) [][]float64 {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	sizes, mix := make([]float64, cols), make([]float64, 2*cols)
 	for i := range sizes {
 		sizes[i] = math.Exp(rng.NormFloat64() / 2)
 		mix[i], mix[cols+i] = rng.NormFloat64(), rng.NormFloat64()
 	}
-	in := &Inputs{Tokens: tokens, MeanSquare: make([]float32, cols), Hessian: make([]float32, cols*cols)}
-	x := make([]float64, cols)
-	for range tokens {
+	all := make([][]float64, tokens)
+	for t := range all {
 		a, b := rng.NormFloat64(), rng.NormFloat64()
-		for i := range x {
-			x[i] = sizes[i] * (rng.NormFloat64()/2 + a*mix[i] + b*mix[cols+i])
+		all[t] = make([]float64, cols)
+		for i := range all[t] {
+			all[t][i] = sizes[i] * (rng.NormFloat64()/2 + a*mix[i] + b*mix[cols+i])
 		}
+	}
+	return all
+}
+
+// inputsOf is what calibration gathers of samples.
+func inputsOf(samples [][]float64) *Inputs {
+	cols := len(samples[0])
+	in := &Inputs{Tokens: len(samples), MeanSquare: make([]float32, cols), MeanAbs: make([]float32, cols), Hessian: make([]float32, cols*cols)}
+	for _, x := range samples {
 		for i := range cols {
+			in.MeanAbs[i] += float32(math.Abs(x[i]) / float64(len(samples)))
 			for j := range cols {
 				in.Hessian[i*cols+j] += float32(x[i] * x[j])
 			}
 		}
 	}
 	for i := range cols {
-		in.MeanSquare[i] = in.Hessian[i*cols+i] / float32(tokens)
+		in.MeanSquare[i] = in.Hessian[i*cols+i] / float32(in.Tokens)
 	}
 	return in
 }

@@ -25,15 +25,15 @@ func (m GPTQSolver) quantizeBlocks(ctx context.Context, l Layer, s Scheme) (kern
 	if !ok || kernels.Matrix(out) == l.Weight {
 		return search, nil // of this type already
 	}
-	var solution Solution
+	solution := l.Solution
+	if solution == nil {
+		solution = &Solution{}
+	}
 	layout, ok := blocks.LayoutOf(s.Type)
 	if !ok {
 		solution.Fallback = "errors are not spread through " + s.Type.String()
-	} else if err := m.improve(ctx, l, layout, out, blockSlab, &solution); err != nil {
+	} else if err := m.improve(ctx, l, layout, out, blockSlab, solution); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
-	}
-	if l.Solution != nil {
-		*l.Solution = solution
 	}
 	return out, nil
 }
@@ -78,7 +78,10 @@ func (m GPTQSolver) improve(ctx context.Context, l Layer, layout *blocks.Layout,
 			searchErrors += searched[r]
 		}
 	}
-	solution.OutputError, solution.RTNOutputError = relativeError(errors, whole), relativeError(searchErrors, whole)
+	solution.OutputError = relativeError(errors, whole)
+	if solution.RTNOutputError == nil {
+		solution.RTNOutputError = relativeError(searchErrors, whole)
+	}
 	return nil
 }
 

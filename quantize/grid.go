@@ -12,8 +12,9 @@ type Clip uint8
 
 // The ways to choose a range.
 const (
-	ClipNone Clip = iota // the largest magnitude is just inside
-	ClipMSE              // the range is shrunk to where the squared error is least
+	ClipNone   Clip = iota // the largest magnitude is just inside
+	ClipMSE                // the range is shrunk to where the squared error is least
+	ClipOutput             // to where the error of the output on the calibration text is least
 )
 
 // ParseClip returns the Clip that a command line names.
@@ -23,14 +24,19 @@ func ParseClip(name string) (Clip, bool) {
 		return ClipNone, true
 	case "mse":
 		return ClipMSE, true
+	case "output":
+		return ClipOutput, true
 	}
 	return ClipNone, false
 }
 
 // String returns the name ParseClip reads.
 func (c Clip) String() string {
-	if c == ClipMSE {
+	switch c {
+	case ClipMSE:
 		return "mse"
+	case ClipOutput:
+		return "output"
 	}
 	return "none"
 }
@@ -90,7 +96,7 @@ func FitGrid(s Scheme, clip Clip, x, importance []float32) (Grid, error) {
 	if math.IsInf(float64(best.Scale), 0) {
 		return Grid{}, errScale
 	}
-	if clip == ClipNone || (lo == 0 && hi == 0) {
+	if clip != ClipMSE || (lo == 0 && hi == 0) {
 		return best, nil
 	}
 	least := gridError(best, x, importance, math.MaxFloat32)

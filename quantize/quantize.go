@@ -18,7 +18,6 @@ type Layer struct {
 	Name   string // as the source calls it, for errors and reports
 	ID     model.ID
 	Weight kernels.Matrix // [out, in]
-	Scheme Scheme         // what it is rounded to
 	Inputs *Inputs        // what calibration saw; nil when it did not run
 	// Solution, when not nil, receives what the method has to say of the layer.
 	Solution *Solution

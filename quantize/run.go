@@ -89,12 +89,12 @@ func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
 	if !ok || !e.rounds() || r.solved[id] {
 		return w, nil
 	}
-	return r.round(ctx, r.layer(e, w, r.importance[id]))
+	return r.round(ctx, r.layer(e, w, r.importance[id]), e.To)
 }
 
 // layer is a weight as a method takes it.
 func (r *Run) layer(e *Entry, w kernels.Matrix, in *Inputs) Layer {
-	l := Layer{Name: e.Name, ID: e.ID, Weight: w, Scheme: e.To, Inputs: in}
+	l := Layer{Name: e.Name, ID: e.ID, Weight: w, Inputs: in}
 	if r.method.Needs() != NeedsNothing {
 		l.Solution = &Solution{}
 	}
@@ -102,9 +102,9 @@ func (r *Run) layer(e *Entry, w kernels.Matrix, in *Inputs) Layer {
 }
 
 // round rounds one weight and measures the result.
-func (r *Run) round(ctx context.Context, l Layer) (kernels.Matrix, error) {
+func (r *Run) round(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, error) {
 	start := time.Now()
-	q, err := r.method.Quantize(ctx, l, l.Scheme)
+	q, err := r.method.Quantize(ctx, l, s)
 	if err != nil {
 		return nil, err
 	}

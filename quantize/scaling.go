@@ -16,26 +16,26 @@ type Scaler interface {
 	Method
 	// Scale returns by what the columns of layers are multiplied and their
 	// inputs divided, for each of g.Channels; nil leaves them as they are.
-	// layers share an input, so their Inputs are the same; l.Scheme is what l
-	// will be rounded to, scaled, by Quantize.
-	Scale(ctx context.Context, g *fold.Group, layers []Layer) ([]float32, error)
+	// layers share an input, so their Inputs are the same; Quantize will be asked
+	// to round them, scaled, to schemes.
+	Scale(ctx context.Context, g *fold.Group, layers []Layer, schemes []Scheme) ([]float32, error)
 }
 
 // scale lets the method scale the layers of a group, if all that this changes
 // is rounded afterwards: what is kept would lose precision by it.
-func (r *Run) scale(ctx context.Context, m Scaler, block int, layers []Layer) error {
+func (r *Run) scale(ctx context.Context, m Scaler, block int, layers []Layer, schemes []Scheme) error {
 	groups := fold.Groups(&r.weights.Config, block)
 	at := slices.IndexFunc(groups, func(g fold.Group) bool { return slices.Contains(g.Linears, layers[0].ID.Role) })
 	g := &groups[at]
 	for _, role := range g.Matrices() {
 		if e := r.entries[model.ID{Role: role, Block: block}]; e == nil || !e.rounds() {
 			for _, l := range layers {
-				l.Solution.Unscaled = fmt.Sprintf("%s is kept as it is", role)
+				l.note(func(s *Solution) { s.Unscaled = fmt.Sprintf("%s is kept as it is", role) })
 			}
 			return nil
 		}
 	}
-	scale, err := m.Scale(ctx, g, layers)
+	scale, err := m.Scale(ctx, g, layers, schemes)
 	if err != nil || scale == nil {
 		return err
 	}

@@ -25,7 +25,7 @@ type randomScaler struct {
 
 func (randomScaler) Needs() Needs { return NeedsMeanSquare }
 
-func (m randomScaler) Scale(_ context.Context, g *fold.Group, layers []Layer) ([]float32, error) {
+func (m randomScaler) Scale(_ context.Context, g *fold.Group, layers []Layer, _ []Scheme) ([]float32, error) {
 	scale := make([]float32, g.Channels)
 	for c := range scale {
 		scale[c] = float32(math.Exp(m.rng.NormFloat64()))

@@ -131,6 +131,20 @@ func (s Scheme) groups(cols int) int {
 	return (cols + s.GroupSize - 1) / s.GroupSize
 }
 
+// columns is how many of a row's cols columns share a scale.
+func (s Scheme) columns(cols int) int {
+	switch {
+	case !s.IsInteger():
+		return min(s.Type.BlockSize(), smallBlock)
+	case s.GroupSize <= 0:
+		return cols
+	}
+	return min(s.GroupSize, cols)
+}
+
+// smallBlock is the part of ggml's larger blocks that has a scale of its own.
+const smallBlock = 32
+
 // Bytes is the storage of a [rows, cols] tensor: codes, scales and, when
 // asymmetric, zero points. Files may pad a little on top.
 func (s Scheme) Bytes(rows, cols int) int64 {

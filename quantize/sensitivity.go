@@ -247,7 +247,7 @@ func (p *probe) linear(ctx context.Context, id model.ID, in *Inputs, candidates 
 	errors := make([]float64, len(s.Schemes))
 	var divergence float64
 	for i, scheme := range s.Schemes {
-		q, err := RTN{Threads: p.Threads}.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: w, Scheme: scheme, Inputs: in}, scheme)
+		q, err := RTN{Threads: p.Threads}.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: w, Inputs: in}, scheme)
 		if err != nil {
 			return nil, err
 		}
@@ -292,7 +292,7 @@ func (p *probe) ends(ctx context.Context, id model.ID, in *Inputs, candidates Ca
 		return nil, nil
 	}
 	for _, scheme := range s.Schemes {
-		q, err := RTN{Threads: p.Threads}.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: w, Scheme: scheme, Inputs: in}, scheme)
+		q, err := RTN{Threads: p.Threads}.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: w, Inputs: in}, scheme)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package quantize
 
 import (
+	"context"
 	"math"
 
 	"llmc/kernels"
@@ -11,7 +12,10 @@ type Solution struct {
 	Damping  float64 `json:"damping,omitempty"`       // share of the mean diagonal added to the Hessian's
 	Dead     int     `json:"dead_channels,omitempty"` // input channels that were always zero
 	Fallback string  `json:"rounded_to_nearest_because,omitempty"`
-	Unscaled string  `json:"unscaled_because,omitempty"`
+
+	// Alpha is the share of the inputs' size in the scales of AWQ.
+	Alpha    *float64 `json:"awq_alpha,omitempty"`
+	Unscaled string   `json:"unscaled_because,omitempty"`
 
 	// SearchedRows counts the rows of a block type that are as the search for
 	// scales leaves them, since spreading errors made their output worse.
@@ -22,6 +26,37 @@ type Solution struct {
 	// types with the inputs' importance.
 	OutputError    *float64 `json:"output_error,omitempty"`
 	RTNOutputError *float64 `json:"rtn_output_error,omitempty"`
+}
+
+// note changes what is said of a layer, if anything is.
+func (l *Layer) note(change func(*Solution)) {
+	if l.Solution != nil {
+		change(l.Solution)
+	}
+}
+
+// compare notes what a layer's output lost by becoming q, and what it would
+// have lost had it been rounded to nearest, unless that is known.
+func (l *Layer) compare(ctx context.Context, q kernels.Matrix, rtn RTN, s Scheme) error {
+	if l.Solution == nil {
+		return nil
+	}
+	own := OutputError(l.Weight, q, l.Inputs.Hessian, rtn.Threads)
+	l.Solution.OutputError = &own
+	if l.Solution.RTNOutputError != nil {
+		return nil
+	}
+	plain := Layer{Name: l.Name, Weight: l.Weight}
+	if !s.IsInteger() {
+		plain.Inputs = l.Inputs
+	}
+	nearest, err := rtn.Quantize(ctx, plain, s)
+	if err != nil {
+		return err
+	}
+	unsolved := OutputError(l.Weight, nearest, l.Inputs.Hessian, rtn.Threads)
+	l.Solution.RTNOutputError = &unsolved
+	return nil
 }
 
 // OutputError returns ‖(W-Q)X‖ / ‖WX‖ of matrices of one shape [out, in], from
@@ -48,28 +83,13 @@ func relativeError(squared, whole float64) *float64 {
 // outputErrors returns the squared norms of the rows of (W-Q)X, and that of WX.
 func outputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors []float64, whole float64) {
 	rows, cols := w.Shape()
-	cpu := kernels.NewCPU(threads)
-	defer cpu.Close()
-	x, product := cpu.NewTensor(rows, cols), cpu.NewTensor(rows, cols)
-	h := cpu.Load(kernels.FromFloat32s(cols, cols, hessian))
-	energies := func() []float64 { // of the rows of x: the diagonal of x H xᵀ
-		cpu.MatMul(product, x, h)
-		sums := make([]float64, rows)
-		for r := range sums {
-			y := product.Data[r*cols:][:cols]
-			for i, v := range x.Data[r*cols:][:cols] {
-				sums[r] += float64(v) * float64(y[i])
-			}
-			sums[r] = max(sums[r], 0)
-		}
-		return sums
-	}
+	out := newOutputs(hessian, cols, threads)
+	defer out.close()
+	x := out.cpu.NewTensor(rows, cols)
 	for r := range rows {
 		w.Row(x.Data[r*cols:][:cols], r)
 	}
-	for _, e := range energies() {
-		whole += e
-	}
+	whole = out.energy(x)
 	rounded := make([]float32, cols)
 	for r := range rows {
 		q.Row(rounded, r)
@@ -77,5 +97,44 @@ func outputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors [
 			x.Data[r*cols+c] -= v
 		}
 	}
-	return energies(), whole
+	return out.energies(x), whole
+}
+
+// outputs measures what weights make of the inputs behind a Hessian.
+type outputs struct {
+	cpu     *kernels.CPU
+	hessian kernels.Weight
+}
+
+func newOutputs(hessian []float32, cols, threads int) *outputs {
+	cpu := kernels.NewCPU(threads)
+	return &outputs{cpu, cpu.Load(kernels.FromFloat32s(cols, cols, hessian))}
+}
+
+func (o *outputs) close() { o.cpu.Close() }
+
+// energies returns ‖wX‖² of every row w of x [rows, cols]: the diagonal of
+// x H xᵀ.
+func (o *outputs) energies(x *kernels.Tensor) []float64 {
+	product := o.cpu.NewTensor(x.Rows, x.Cols)
+	defer o.cpu.Free(product)
+	o.cpu.MatMul(product, x, o.hessian)
+	sums := make([]float64, x.Rows)
+	for r := range sums {
+		y := product.Data[r*x.Cols:][:x.Cols]
+		for i, v := range x.Data[r*x.Cols:][:x.Cols] {
+			sums[r] += float64(v) * float64(y[i])
+		}
+		sums[r] = max(sums[r], 0)
+	}
+	return sums
+}
+
+// energy is the sum of energies.
+func (o *outputs) energy(x *kernels.Tensor) float64 {
+	sum := 0.0
+	for _, e := range o.energies(x) {
+		sum += e
+	}
+	return sum
 }

@@ -22,17 +22,17 @@ func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int
 // visit rounds the linears that share an input, scaled first by methods that
 // do so.
 func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
-	layers, err := r.layers(block, roles, in)
+	layers, schemes, err := r.layers(block, roles, in)
 	if err != nil || len(layers) == 0 {
 		return err
 	}
 	if m, ok := r.method.(Scaler); ok && block >= 0 {
-		if err := r.scale(ctx, m, block, layers); err != nil {
+		if err := r.scale(ctx, m, block, layers, schemes); err != nil {
 			return err
 		}
 	}
-	for _, l := range layers {
-		q, err := r.round(ctx, l)
+	for i, l := range layers {
+		q, err := r.round(ctx, l, schemes[i])
 		if err != nil {
 			return err
 		}
@@ -42,9 +42,8 @@ func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inpu
 	return nil
 }
 
-// layers are those of some linears that the plan rounds.
-func (r *Run) layers(block int, roles []model.Role, in *Inputs) ([]Layer, error) {
-	var layers []Layer
+// layers are those of some linears that the plan rounds, and to what.
+func (r *Run) layers(block int, roles []model.Role, in *Inputs) (layers []Layer, schemes []Scheme, err error) {
 	for _, role := range roles {
 		id := model.ID{Role: role, Block: block}
 		if role == model.Head && r.weights.Config.Tied {
@@ -56,11 +55,12 @@ func (r *Run) layers(block int, roles []model.Role, in *Inputs) ([]Layer, error)
 		}
 		w, err := r.weights.Matrix(id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		layers = append(layers, r.layer(e, w, in))
+		schemes = append(schemes, e.To)
 	}
-	return layers, nil
+	return layers, schemes, nil
 }
 
 // Coster is a [Method] that knows what it takes for one layer.

@@ -41,6 +41,9 @@ func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
 }
 
+// gptqFlags are those of calibrationFlags that only GPTQ looks at.
+var gptqFlags = []string{"damp", "act-order", "static-groups"}
+
 // settle checks the flags against the job's method and format. path is the
 // model's.
 func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) error {
@@ -52,6 +55,11 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 	}
 	if err := o.sampleOptions.settle(job.path, given); err != nil {
 		return err
+	}
+	for _, flag := range gptqFlags {
+		if given(flag) && job.method.Name() == "awq" {
+			return fault.Hint(fault.Usage("--%s says how gptq rounds, and the method is awq", flag), "use --method gptq or awq+gptq")
+		}
 	}
 	scheme := job.policy.Scheme
 	switch {

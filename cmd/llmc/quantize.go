@@ -93,13 +93,13 @@ With --text FILE the model is measured before and after.`,
 	flags.StringVarP(&o.out, "output", "o", "", "file or folder to write (default: a name made of MODEL and type, here)")
 	flags.IntVar(&o.bits, "bits", 0, "bits of a weight, 2 to 8")
 	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_K_M (instead of --bits)")
-	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest), or gptq (calibrated)")
+	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest), or gptq, awq, awq+gptq (calibrated)")
 	o.budget.register(cmd)
 	o.calibration.register(cmd)
 	flags.StringVar(&o.groupSize, "group-size", "128", "columns that share a scale, or channel, or tensor")
 	flags.BoolVar(&o.symmetric, "symmetric", false, "codes are centred on zero (default but for awq)")
 	flags.BoolVar(&o.asymmetric, "asymmetric", false, "every group has a zero point of its own")
-	flags.StringVar(&o.clip, "clip", "none", "how the range of a group is chosen: none, or mse for least squared error")
+	flags.StringVar(&o.clip, "clip", "", "how the range of a group is chosen: none, mse for least squared error, or output for that of the output (default none, with awq output)")
 	flags.StringVar(&o.to, "to", "", "gptq, awq, compressed-tensors or gguf")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave tensors alone: roles (down, head) or globs on names; repeatable")
 	flags.StringSliceVar(&o.bitsFor, "bits-for", nil, "other bits for a role: down=6, or a GGUF type: embed=Q8_0; repeatable")
@@ -149,12 +149,15 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 	}
 	clip, ok := quantize.ParseClip(o.clip)
 	if !ok {
-		return nil, fault.Usage("--clip is %q, allowed are none and mse", o.clip)
+		return nil, fault.Usage("--clip is %q, allowed are none, mse, and with --method awq output", o.clip)
 	}
-	job.clip = clip
 	if o.budget.asked() && !o.given("method") {
 		o.method = "gptq"
 	}
+	if !o.given("clip") && job.target != quantize.GGUF {
+		clip = quantize.DefaultClip(o.method)
+	}
+	job.clip = clip
 	if job.method, err = quantize.NewMethod(o.method, quantize.Options{
 		Clip: clip, Threads: global.threads,
 		Damp: o.calibration.damp, ActOrder: o.calibration.actOrder, StaticGroups: o.calibration.staticGroups,

@@ -364,18 +364,20 @@ func (r *quantizeReport) printCalibration(ui *ui) {
 			ui.print("%s needed damping %g", t.Name, t.Damping)
 		}
 	}
-	r.printFallbacks(ui)
+	r.printReasons(ui, "rounded to nearest", func(s *quantize.Solution) string { return s.Fallback })
+	r.printReasons(ui, "not scaled", func(s *quantize.Solution) string { return s.Unscaled })
 }
 
-// printFallbacks says why linears were rounded to nearest, the first by name.
-func (r *quantizeReport) printFallbacks(ui *ui) {
+// printReasons says of which linears the method gives a reason, and which; what
+// is what happened to them.
+func (r *quantizeReport) printReasons(ui *ui, what string, reason func(*quantize.Solution) string) {
 	var reasons []string
 	names := map[string][]string{}
 	for _, t := range r.Tensors {
-		if t.Solution == nil || t.Solution.Fallback == "" {
+		if t.Solution == nil || reason(t.Solution) == "" {
 			continue
 		}
-		why := t.Solution.Fallback
+		why := reason(t.Solution)
 		if names[why] == nil {
 			reasons = append(reasons, why)
 		}
@@ -383,9 +385,9 @@ func (r *quantizeReport) printFallbacks(ui *ui) {
 	}
 	for _, why := range reasons {
 		if list := names[why]; len(list) == 1 {
-			ui.print("%s was rounded to nearest: %s", list[0], why)
+			ui.print("%s was %s: %s", list[0], what, why)
 		} else {
-			ui.print("%d linears were rounded to nearest, %s: %s, ...", len(list), why, list[0])
+			ui.print("%d linears were %s, %s: %s, ...", len(list), what, why, list[0])
 		}
 	}
 }
