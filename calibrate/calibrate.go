@@ -35,6 +35,9 @@ type Options struct {
 	// Unchanged is set when the visitor leaves all weights as they are, which
 	// saves taking the windows through every block once more.
 	Unchanged bool
+	// Through, when not nil, sees the hidden states [rows, hidden] of each window
+	// before and after each block, with Unchanged. They are valid during the call.
+	Through func(block int, before, after []float32)
 	// Solve, when not nil, says what the visitor takes for a linear
 	// [rows, cols], so that memory and time can be planned.
 	Solve func(rows, cols int) Cost
@@ -389,12 +392,30 @@ func (w *walk) gather(ctx context.Context, i int, pass []input, through bool) ([
 			w.advance(in.gather / float64(len(w.rows)))
 		}
 		if through {
+			if err := w.seeThrough(i, window, x); err != nil {
+				return err
+			}
 			return w.save(window, x)
 		}
 		w.dev.Free(x)
 		return nil
 	})
 	return all, err
+}
+
+// seeThrough shows what a block made of a window.
+func (w *walk) seeThrough(i, window int, x *kernels.Tensor) error {
+	if w.options.Through == nil {
+		return nil
+	}
+	before, err := w.hidden.load(window)
+	if err != nil {
+		return err
+	}
+	after := make([]float32, x.Rows*x.Cols)
+	w.dev.Read(after, x)
+	w.options.Through(i, before, after)
+	return nil
 }
 
 // trim gives back what the device keeps for the next forward pass, for the

@@ -9,6 +9,7 @@ import (
 	"llmc/calibrate"
 	"llmc/internal/fault"
 	"llmc/internal/parallel"
+	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model/fold"
 )
@@ -51,8 +52,8 @@ func (m AWQScaler) Scale(ctx context.Context, g *fold.Group, layers []Layer, sch
 	if err != nil {
 		return nil, err
 	}
-	outputs := newOutputs(layers[0].Inputs.Hessian, g.Inputs, m.Threads)
-	defer outputs.close()
+	outputs := solve.NewOutputs(layers[0].Inputs.Hessian, g.Inputs, m.Threads)
+	defer outputs.Close()
 	losses := make([]float64, len(scales))
 	for i, l := range layers {
 		if err := m.addLosses(ctx, g, l, schemes[i], scales, outputs, losses); err != nil {
@@ -166,16 +167,16 @@ const awqRows = 1024
 // addLosses adds ‖(Q(WS)S⁻¹ - W)X‖² of a layer for each of the scales, and
 // notes the first, which is round-to-nearest's. Of a layer with many rows only
 // some are looked at.
-func (m AWQScaler) addLosses(ctx context.Context, g *fold.Group, l Layer, s Scheme, scales [][]float32, outputs *outputs, losses []float64) error {
+func (m AWQScaler) addLosses(ctx context.Context, g *fold.Group, l Layer, s Scheme, scales [][]float32, outputs *solve.Outputs, losses []float64) error {
 	all, cols := l.Weight.Shape()
 	rows := min(all, awqRows)
-	weights, scaled := outputs.cpu.NewTensor(rows, cols), outputs.cpu.NewTensor(rows, cols)
-	defer outputs.cpu.Free(weights)
-	defer outputs.cpu.Free(scaled)
+	weights, scaled := outputs.CPU.NewTensor(rows, cols), outputs.CPU.NewTensor(rows, cols)
+	defer outputs.CPU.Free(weights)
+	defer outputs.CPU.Free(scaled)
 	for r := range rows {
 		l.Weight.Row(weights.Data[r*cols:][:cols], r*all/rows)
 	}
-	whole := outputs.energy(weights)
+	whole := outputs.Energy(weights)
 	for i, scale := range scales {
 		columns := slices.Repeat([]float32{1}, cols)
 		if scale != nil {
@@ -184,7 +185,7 @@ func (m AWQScaler) addLosses(ctx context.Context, g *fold.Group, l Layer, s Sche
 		if err := m.roundScaled(ctx, l, s, weights.Data, scaled.Data, columns); err != nil {
 			return err
 		}
-		loss := outputs.energy(scaled) * float64(all) / float64(rows)
+		loss := outputs.Energy(scaled) * float64(all) / float64(rows)
 		if losses[i] += loss; i == 0 && whole > 0 {
 			rtn := math.Sqrt(loss / whole * float64(rows) / float64(all))
 			l.note(func(s *Solution) { s.RTNOutputError = &rtn })

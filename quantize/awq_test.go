@@ -11,6 +11,7 @@ import (
 
 	"llmc/dtype"
 	"llmc/internal/fault"
+	"llmc/internal/solve"
 	"llmc/internal/tinymodel"
 	"llmc/kernels"
 	"llmc/model"
@@ -157,8 +158,8 @@ func TestAWQMinimisesTheLoss(t *testing.T) {
 	layers, weights := awqLayers(&g, inputsOf(samples))
 	s := Scheme{Bits: 3, GroupSize: 16, ScaleType: dtype.F32}
 	want, scales := slowAWQ(&g, s, weights, samples)
-	outputs := newOutputs(layers[0].Inputs.Hessian, g.Inputs, 1)
-	defer outputs.close()
+	outputs := solve.NewOutputs(layers[0].Inputs.Hessian, g.Inputs, 1)
+	defer outputs.Close()
 	var tried [][]float32
 	for _, scale := range scales {
 		short := make([]float32, len(scale))

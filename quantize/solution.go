@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 
+	"llmc/internal/solve"
 	"llmc/kernels"
 )
 
@@ -63,7 +64,7 @@ func (l *Layer) compare(ctx context.Context, q kernels.Matrix, rtn RTN, s Scheme
 // the Hessian X Xᵀ [in, in] of the inputs; 0 when the output is zero. It does
 // not depend on the number of threads.
 func OutputError(w, q kernels.Matrix, hessian []float32, threads int) float64 {
-	rows, whole := outputErrors(w, q, hessian, threads)
+	rows, whole := solve.OutputErrors(w, q, hessian, threads)
 	sum := 0.0
 	for _, e := range rows {
 		sum += e
@@ -78,63 +79,4 @@ func relativeError(squared, whole float64) *float64 {
 		relative = math.Sqrt(squared / whole)
 	}
 	return &relative
-}
-
-// outputErrors returns the squared norms of the rows of (W-Q)X, and that of WX.
-func outputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors []float64, whole float64) {
-	rows, cols := w.Shape()
-	out := newOutputs(hessian, cols, threads)
-	defer out.close()
-	x := out.cpu.NewTensor(rows, cols)
-	for r := range rows {
-		w.Row(x.Data[r*cols:][:cols], r)
-	}
-	whole = out.energy(x)
-	rounded := make([]float32, cols)
-	for r := range rows {
-		q.Row(rounded, r)
-		for c, v := range rounded {
-			x.Data[r*cols+c] -= v
-		}
-	}
-	return out.energies(x), whole
-}
-
-// outputs measures what weights make of the inputs behind a Hessian.
-type outputs struct {
-	cpu     *kernels.CPU
-	hessian kernels.Weight
-}
-
-func newOutputs(hessian []float32, cols, threads int) *outputs {
-	cpu := kernels.NewCPU(threads)
-	return &outputs{cpu, cpu.Load(kernels.FromFloat32s(cols, cols, hessian))}
-}
-
-func (o *outputs) close() { o.cpu.Close() }
-
-// energies returns ‖wX‖² of every row w of x [rows, cols]: the diagonal of
-// x H xᵀ.
-func (o *outputs) energies(x *kernels.Tensor) []float64 {
-	product := o.cpu.NewTensor(x.Rows, x.Cols)
-	defer o.cpu.Free(product)
-	o.cpu.MatMul(product, x, o.hessian)
-	sums := make([]float64, x.Rows)
-	for r := range sums {
-		y := product.Data[r*x.Cols:][:x.Cols]
-		for i, v := range x.Data[r*x.Cols:][:x.Cols] {
-			sums[r] += float64(v) * float64(y[i])
-		}
-		sums[r] = max(sums[r], 0)
-	}
-	return sums
-}
-
-// energy is the sum of energies.
-func (o *outputs) energy(x *kernels.Tensor) float64 {
-	sum := 0.0
-	for _, e := range o.energies(x) {
-		sum += e
-	}
-	return sum
 }

@@ -22,6 +22,8 @@ type Factor struct {
 	Upper   []float32 // [n, n] U of H⁻¹ = Uᵀ U, by position
 	Damping float64   // the share of the mean diagonal that was added
 	Dead    int       // columns whose inputs are all zero
+
+	mean float64 // of the diagonal without them
 }
 
 // ByInput returns the columns of a Hessian [n, n], those with the largest
@@ -62,6 +64,7 @@ func FactorHessian(hessian []float32, n int, order []int, damp float64, threads 
 		return nil, ErrZero
 	}
 	mean := sum / float64(n-f.Dead)
+	f.mean = mean
 	h := make([]float32, n*n)
 	for i, from := range order {
 		for j, to := range order {
