@@ -48,6 +48,20 @@ AWQ = {
     "groups of 128": "--bits 4",
     "groups of 32, some layers kept": "--bits 4 --group-size 32 --ignore o",
 }
+# Methods that change norms and other linears, too.
+CALIBRATED = {
+    "AWQ": "--bits 4 --method awq",
+    "AWQ, groups of 32, some layers kept": "--bits 4 --group-size 32 --method awq --ignore model.layers.2.*,down",
+    "AWQ and GPTQ": "--bits 4 --group-size 64 --method awq+gptq",
+}
+
+
+def calibrated(source):
+    """The settings that need text, if there is some for the model."""
+    text = shared("texts/prose-calibration.txt")
+    if text is None or not (source / "tokenizer.json").exists():
+        return {}
+    return {name: f"{flags} --calibration {text} --samples 16" for name, flags in CALIBRATED.items()}
 
 
 def random_llama(folder):
@@ -134,6 +148,8 @@ def main():
             if importlib.util.find_spec(package) is None:
                 checks.skip(target, f"{package} is not installed")
                 continue
+            if target != "gptq":
+                settings = settings | calibrated(source)
             for i, (name, flags) in enumerate(settings.items()):
                 folder = tmp / f"{target}-{i}"
                 llmc("quantize", source, "--to", target, *flags.split(), "-o", folder)
