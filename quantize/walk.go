@@ -131,12 +131,12 @@ func (r *Run) load(block int, saved []byte) error {
 }
 
 // Cost adds up a layer [rows, cols]: first the Hessian in the order of the
-// columns, its factor in float64, and U; then U, the weights, and four products
-// of their size to compare the result with round-to-nearest's. Block types take
-// more: another two copies of the Hessian, and for some of the rows at a time
-// weights, values, residuals and gradients.
+// columns, its factor, and products on the way to it; then the factor, the
+// weights, and four products of their size to compare the result with
+// round-to-nearest's. Block types take another two copies of the Hessian, and
+// for some of the rows at a time weights, values, residuals and gradients.
 func (m GPTQSolver) Cost(rows, cols int) calibrate.Cost {
 	r, n := int64(rows), int64(cols)
-	flops := 4*float64(n*n)*float64(n) + 9*float64(r*n)*float64(n) + 64*gptqBlock*float64(r*n)
-	return calibrate.Cost{Bytes: max(16*n*n, 12*n*n+2*r*n+26*min(r*n, blockSlab)), Flops: flops}
+	flops := float64(n*n)*float64(n) + 9*float64(r*n)*float64(n) + 16*gptqBlock*float64(r*n)
+	return calibrate.Cost{Bytes: max(10*n*n, 4*n*n+18*r*n, 12*n*n+2*r*n+26*min(r*n, blockSlab)), Flops: flops}
 }
