@@ -594,28 +594,12 @@ func (q *quantization) carryOut(ctx context.Context, global *globalOptions, forc
 // measure evaluates the model before and after: what was written, or what is
 // in memory.
 func (q *quantization) measure(ctx context.Context, global *globalOptions, text eval.Text, window int) error {
-	paths := []string{q.job.path}
+	_, after := q.plan.Bytes()
+	c := change{path: q.job.path, from: q.from, weights: q.weights, label: "quantized", bytes: after, scheme: q.report.Scheme}
 	if q.out != nil {
-		paths = append(paths, q.job.out)
+		c.out = q.job.out
 	}
-	subjects, closeAll, err := loadSubjects(global.newDevice(), paths, false)
-	defer closeAll()
-	if err != nil {
-		return err
-	}
-	if q.out == nil {
-		s, err := eval.LoadWeights(global.newDevice(), q.from, q.weights, "quantized")
-		if err != nil {
-			return err
-		}
-		_, after := q.plan.Bytes()
-		s.SizeBytes, s.WeightBytes, s.Scheme = after, after, q.report.Scheme
-		subjects = append(subjects, s)
-	}
-	// What is written keeps the vocabulary, but a GGUF tokenizer may not give
-	// every text the same tokens.
-	opts := eval.Options{Context: window, Threads: global.threads, Progress: global.ui.progress, BaselineTokens: true}
-	q.report.Eval, err = eval.Run(ctx, subjects, text, opts)
-	global.ui.closeProgress()
+	var err error
+	q.report.Eval, err = c.measure(ctx, global, text, window)
 	return err
 }

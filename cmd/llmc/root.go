@@ -54,6 +54,7 @@ it, or a .gguf file. Without one, commands work on a small built-in demo model.`
 		newInspectCommand(global),
 		newEvalCommand(global),
 		newQuantizeCommand(global),
+		newPruneCommand(global),
 		newConvertCommand(global),
 		newGenerateCommand(global),
 		newTokenizeCommand(global),

@@ -1,0 +1,425 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"llmc/demo"
+	"llmc/dtype"
+	"llmc/eval"
+	"llmc/formats"
+	"llmc/internal/fault"
+	"llmc/model"
+	"llmc/model/export"
+	"llmc/prune"
+)
+
+// pruneOptions are the flags of "llmc prune".
+type pruneOptions struct {
+	out        string
+	sparsity   float64
+	pattern    string
+	method     string
+	damp       float64
+	ignore     []string
+	text       string
+	context    int
+	maxShard   string
+	reportFile string
+	force      bool
+	dryRun     bool
+
+	samples sampleOptions
+
+	flags *pflag.FlagSet
+}
+
+func newPruneCommand(global *globalOptions) *cobra.Command {
+	o := &pruneOptions{}
+	cmd := &cobra.Command{
+		Use:   "prune [MODEL]",
+		Short: "Set the weights that matter least to zero",
+		Long: `Sets a share of the weights of every linear to zero and writes the model in the
+format and the types it has, which every engine loads:
+  --method magnitude  the smallest weights
+  --method wanda      the smallest products of weight and input (arXiv 2306.11695)
+  --method sparsegpt  those that cost the output least, and the others make up
+                      for it (arXiv 2301.00774)
+
+wanda and sparsegpt see the model's activations on the text of --calibration.
+Weights that are zero stay so. Files are as large as before: engines have no
+use for sparse ones, but what compresses files makes them smaller.
+
+Without MODEL the built-in demo model is pruned, measured, and written only with
+-o. With --text FILE the model is measured before and after.`,
+		Example: `  llmc prune --sparsity 0.5
+  llmc prune model/ --sparsity 0.5 --method sparsegpt --calibration sample.txt -o pruned/
+  llmc prune model.gguf --pattern 2:4 --method wanda --calibration sample.txt --text test.txt`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.flags = cmd.Flags()
+			return runPrune(cmd.Context(), global, o, args)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.out, "output", "o", "", "file or folder to write (default: a name made of MODEL, method and pattern, here)")
+	flags.Float64Var(&o.sparsity, "sparsity", 0, "share of the weights that become zero: 0.5")
+	flags.StringVar(&o.pattern, "pattern", "unstructured", "where zeros may be: unstructured, or N:M for at most N of M neighbours that stay: 2:4, 4:8")
+	flags.StringVar(&o.method, "method", "", "magnitude, wanda or sparsegpt (default wanda with text to calibrate on, else magnitude)")
+	flags.Float64Var(&o.damp, "damp", 0.01, "sparsegpt: share of the Hessian's mean diagonal added to it")
+	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave linears alone: roles (down, q) or globs on names; repeatable")
+	o.samples.register(cmd, "text that shows the model's activations to wanda and sparsegpt (demo model: its own)")
+	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
+	flags.IntVar(&o.context, "context", 0, "tokens of a window when measuring (default as in eval)")
+	flags.StringVar(&o.maxShard, "max-shard-size", "5GB", "size at which the weights of a folder are split into files")
+	flags.StringVar(&o.reportFile, "report", "", "also write the JSON document of --json to this file")
+	flags.BoolVar(&o.force, "force", false, "replace an existing output")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")
+	return cmd
+}
+
+// pruning is one run of the command.
+type pruning struct {
+	path    string // "demo" for the built-in model
+	out     string // "" writes nothing
+	method  prune.Method
+	pattern prune.Pattern
+	text    *eval.Text // to measure on, may be nil
+
+	from       *formats.Checkpoint
+	weights    *model.Weights
+	run        *prune.Run
+	export     *export.Export // nil when nothing is written
+	sample     *sample        // of calibration
+	unfinished *unfinished    // nil unless blocks are kept
+	report     pruneReport
+}
+
+// settle turns flags into a run, and refuses those that do not go together. No
+// file is opened but texts.
+func (o *pruneOptions) settle(args []string) (*pruning, error) {
+	p := &pruning{path: demo.Name, out: o.out}
+	if len(args) > 0 {
+		p.path = args[0]
+	}
+	var err error
+	if o.sparsity == 0 && !o.flags.Changed("sparsity") && (o.pattern == "" || o.pattern == "unstructured") {
+		return nil, fault.Hint(fault.Usage("neither --sparsity nor --pattern says how many weights go"), "llmc prune MODEL --sparsity 0.5, or --pattern 2:4")
+	}
+	if p.pattern, err = prune.ParsePattern(o.pattern, o.sparsity); err != nil {
+		return nil, err
+	}
+	if !(o.damp > 0 && o.damp <= 1) {
+		return nil, fault.Usage("--damp is %g, allowed is more than 0, up to 1", o.damp)
+	}
+	name := o.method
+	if name == "" {
+		name = "magnitude"
+		if o.samples.file != "" || isDemo(p.path) {
+			name = "wanda"
+		}
+	}
+	if p.method, err = prune.NewMethod(name, o.damp); err != nil {
+		return nil, err
+	}
+	if !p.calibrates() {
+		for _, flag := range sampleFlags {
+			if o.flags.Changed(flag) {
+				return nil, fault.Hint(fault.Usage("--%s does not go with --method %s, which needs no calibration", flag, name), "add --method wanda or sparsegpt")
+			}
+		}
+	} else if err := o.samples.settle(p.path, o.flags.Changed); err != nil {
+		return nil, err
+	}
+	if o.context < 0 {
+		return nil, fault.Usage("--context is %d, allowed is 1 and more", o.context)
+	}
+	if o.text != "" || isDemo(p.path) {
+		t, err := evalText(o.text, p.path)
+		if err != nil {
+			return nil, err
+		}
+		p.text = &t
+	}
+	return p, nil
+}
+
+func (p *pruning) calibrates() bool { return p.method.Needs() != prune.NeedsNothing }
+
+func runPrune(ctx context.Context, global *globalOptions, o *pruneOptions, args []string) error {
+	p, err := o.settle(args)
+	if err != nil {
+		return err
+	}
+	shard, err := shardSize(o.maxShard)
+	if err != nil {
+		return err
+	}
+	var calibrationText eval.Text
+	if p.calibrates() {
+		if calibrationText, err = o.samples.text(); err != nil {
+			return err
+		}
+	}
+	free := func() error {
+		if o.dryRun {
+			return nil
+		}
+		if !o.force {
+			if err := checkFree(o.reportFile); err != nil {
+				return err
+			}
+		}
+		return checkOutput(p.out, o.samples.resume, o.force)
+	}
+	if err := free(); err != nil {
+		return err
+	}
+	if isDemo(p.path) {
+		global.ui.note("no model given: pruning the built-in demo model")
+	}
+	if p.from, err = openModel(p.path); err != nil {
+		return err
+	}
+	defer p.from.Close()
+	if err := p.plan(global, o, shard); err != nil {
+		return fmt.Errorf("%s: %w", p.path, err)
+	}
+	if err := free(); err != nil { // it has a name by now
+		return err
+	}
+	if p.calibrates() {
+		if p.sample, err = o.samples.read(global.ui, calibrationText, p.from, p.weights); err != nil {
+			return err
+		}
+		p.report.Calibration = &p.sample.report
+	}
+	if o.dryRun {
+		p.report.DryRun = true
+		return p.print(global.ui, o)
+	}
+	if err := p.execute(ctx, global, o); err != nil {
+		return p.unfinished.failed(err)
+	}
+	p.unfinished.finished(global.ui)
+	return nil
+}
+
+// plan lays out what can be without reading weights.
+func (p *pruning) plan(global *globalOptions, o *pruneOptions, shard int64) error {
+	var err error
+	if p.weights, err = model.Open(p.from); err != nil {
+		return err
+	}
+	if p.run, err = prune.NewRun(p.weights, p.method, p.pattern, o.ignore, global.threads); err != nil {
+		return err
+	}
+	kind := p.from.Kind
+	if p.out == "" && !isDemo(p.path) {
+		p.out = p.run.OutputName(modelBase(p.path), kind)
+	}
+	p.report = pruneReport{Model: p.path, Method: p.method.Name(), Pattern: p.pattern.String(), Sparsity: p.pattern.Sparsity, Output: p.out}
+	if p.out == "" {
+		return nil
+	}
+	if isGGUFName(p.out) {
+		kind = formats.GGUF
+	}
+	items, err := export.Plain(p.weights, kind, dtype.Invalid)
+	if err != nil {
+		return err
+	}
+	p.export, err = export.New(p.from, p.weights, export.Spec{
+		Kind: kind, Items: items, FileType: export.FileType(items), MaxShard: shard, Threads: global.threads,
+	})
+	if err != nil {
+		return err
+	}
+	for _, note := range p.export.Notes {
+		global.ui.warn("%s", note)
+	}
+	return nil
+}
+
+// execute prunes, writes and measures.
+func (p *pruning) execute(ctx context.Context, global *globalOptions, o *pruneOptions) error {
+	ui := global.ui
+	defer ui.closeProgress()
+	if err := p.weights.Check(ctx, func(done, total int64) { ui.progress("check", done, total) }); err != nil {
+		return fmt.Errorf("%s: %w", p.path, err)
+	}
+	if err := p.prune(ctx, global, o); err != nil {
+		return fmt.Errorf("%s: %w", p.path, err)
+	}
+	p.report.add(p.run.Results(), p.weights)
+	if p.export != nil {
+		force, err := p.unfinished.writing(p.export.Tensors(), o.force)
+		if err != nil {
+			return err
+		}
+		err = p.export.Write(ctx, p.out, force, nil, func(done, total int64) { ui.progress("write", done, total) })
+		if err != nil {
+			return err
+		}
+	}
+	if p.text != nil {
+		c := change{
+			path: p.path, out: p.out, from: p.from, weights: p.weights, label: "pruned",
+			bytes: p.report.Bytes, scheme: p.method.Name() + " " + p.pattern.String(),
+		}
+		var err error
+		if p.report.Eval, err = c.measure(ctx, global, *p.text, o.context); err != nil {
+			return err
+		}
+	}
+	ui.closeProgress()
+	return p.print(ui, o)
+}
+
+// prune replaces the weights in memory, block by block where text is looked at.
+func (p *pruning) prune(ctx context.Context, global *globalOptions, o *pruneOptions) error {
+	ui := global.ui
+	if !p.calibrates() {
+		return p.run.Replace(ctx, func(done, total int64) { ui.progress("prune", done, total) })
+	}
+	options := p.run.Options()
+	schedule, err := o.samples.schedule(p.weights, len(p.sample.windows), &options)
+	if err != nil {
+		return err
+	}
+	o.samples.limit(schedule)
+	dev := global.newDevice()
+	if p.export != nil {
+		in := runInputs{model: p.from, calibration: p.sample.content, flags: o.flags, arithmetic: dev.Name()}
+		if p.unfinished, err = beginRun(ctx, global, in, p.out, p.weights.Config.Blocks, o.samples.resume); err != nil {
+			return err
+		}
+		options.Journal = p.unfinished.journal
+	}
+	showProgress(ui, &options, p.weights.Config.Blocks)
+	return p.run.Calibrate(ctx, dev, p.sample.windows, options)
+}
+
+// print prints what was done or would be, and stores it.
+func (p *pruning) print(ui *ui, o *pruneOptions) error {
+	r := &p.report
+	if !r.DryRun {
+		if o.reportFile != "" {
+			if err := writeReport(o.reportFile, r, o.force); err != nil {
+				return err
+			}
+		}
+		if p.export != nil && !isGGUFName(p.out) && p.from.Kind == formats.HuggingFace {
+			if err := writeReport(filepath.Join(p.out, export.ReportFile), r.lasting(), true); err != nil {
+				return fmt.Errorf("the model is written, its report is not: %w", err)
+			}
+		}
+	}
+	if err := ui.document(r); err != nil {
+		return err
+	}
+	if err := r.printTable(ui); err != nil {
+		return err
+	}
+	ui.print("%s by %s", r.Pattern, r.Method)
+	switch {
+	case r.Output == "":
+		ui.print("nothing is written without -o")
+	case r.DryRun:
+		ui.print("would be written to %s", r.Output)
+	default:
+		ui.print("written to %s, read back and compared", r.Output)
+	}
+	if r.Eval == nil {
+		return nil
+	}
+	ui.print("")
+	return printReport(ui, r.Eval)
+}
+
+// pruneReport is the document of "llmc prune --json".
+type pruneReport struct {
+	Model    string  `json:"model"`
+	Output   string  `json:"output,omitempty"` // absent when nothing is written
+	DryRun   bool    `json:"dry_run,omitempty"`
+	Method   string  `json:"method"`
+	Pattern  string  `json:"pattern"`
+	Sparsity float64 `json:"sparsity_asked"`
+
+	Calibration *sampleReport `json:"calibration,omitempty"`
+
+	Weights int64 `json:"weights,omitempty"` // of the linears that are pruned
+	Zeros   int64 `json:"zeros,omitempty"`
+	Bytes   int64 `json:"bytes,omitempty"` // of all tensors
+	// PackedBytes is what all tensors would take with a bit for every pruned
+	// linear's weight and the values of those that are not zero.
+	PackedBytes int64 `json:"packed_bytes,omitempty"`
+
+	Tensors []prune.Result `json:"tensors,omitempty"`
+	Eval    *eval.Report   `json:"eval,omitempty"`
+}
+
+// lasting is what a folder keeps of the report: what does not differ from run
+// to run.
+func (r *pruneReport) lasting() *pruneReport {
+	kept := *r
+	kept.Output, kept.Eval = "", nil
+	return &kept
+}
+
+// add takes in what became of the tensors.
+func (r *pruneReport) add(results []prune.Result, w *model.Weights) {
+	r.Tensors = results
+	for _, id := range w.Config.IDs() {
+		r.Bytes += w.Bytes(id)
+	}
+	r.PackedBytes = r.Bytes
+	for _, t := range results {
+		r.Weights += int64(t.Weights)
+		r.Zeros += int64(t.Zeros)
+		each := w.Bytes(t.ID) / int64(max(t.Weights, 1))
+		r.PackedBytes += int64(t.Weights)/8 - int64(t.Zeros)*each
+	}
+}
+
+// printTable prints the zeros by role.
+func (r *pruneReport) printTable(ui *ui) error {
+	if len(r.Tensors) == 0 {
+		return nil
+	}
+	type sums struct{ tensors, weights, before, zeros int }
+	var order []string
+	byRole := map[string]*sums{}
+	for _, t := range r.Tensors {
+		s := byRole[t.Role]
+		if s == nil {
+			s = &sums{}
+			byRole[t.Role], order = s, append(order, t.Role)
+		}
+		s.tensors++
+		s.weights += t.Weights
+		s.before += t.Before
+		s.zeros += t.Zeros
+	}
+	var rows [][]string
+	for _, role := range order {
+		s := byRole[role]
+		share := func(n int) string { return percentString(float64(n) / float64(cmp.Or(s.weights, 1))) }
+		rows = append(rows, []string{role, fmt.Sprint(s.tensors), countString(int64(s.weights)), share(s.before), share(s.zeros)})
+	}
+	if err := ui.table([]string{"role", "tensors", "weights", "zeros before", "after"}, rows, 0); err != nil {
+		return err
+	}
+	for _, t := range r.Tensors {
+		if t.Solution.Fallback != "" {
+			ui.print("%s was pruned by wanda: %s", t.Name, t.Solution.Fallback)
+		}
+	}
+	ui.print("\n%s, or %s with a bit for every pruned linear's weight and the others' values", bytesString(r.Bytes), bytesString(r.PackedBytes))
+	return nil
+}

@@ -1,0 +1,250 @@
+package prune
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	"gonum.org/v1/gonum/mat"
+
+	"llmc/calibrate"
+	"llmc/internal/fault"
+)
+
+// layer is a random weight [rows, cols] with correlated inputs; channel dead of
+// them is always zero, and some weights are.
+func layer(seed uint64, rows, cols, dead int) Layer {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	l := Layer{Name: "linear", Rows: rows, Cols: cols, Weight: make([]float32, rows*cols), Threads: 2, Solution: &Solution{}}
+	for i := range l.Weight {
+		if rng.IntN(20) > 0 {
+			l.Weight[i] = float32(rng.NormFloat64())
+		}
+	}
+	in := &calibrate.Inputs{Tokens: 4 * cols, MeanSquare: make([]float32, cols), Hessian: make([]float32, cols*cols)}
+	x := make([]float64, cols)
+	for range in.Tokens {
+		common := rng.NormFloat64()
+		for i := range x {
+			x[i] = (rng.NormFloat64() + common) * (1 + 3*float64(i%5))
+		}
+		if dead >= 0 {
+			x[dead] = 0
+		}
+		for i := range cols {
+			in.MeanSquare[i] += float32(x[i] * x[i] / float64(in.Tokens))
+			for j := range cols {
+				in.Hessian[i*cols+j] += float32(x[i] * x[j])
+			}
+		}
+	}
+	l.Inputs = in
+	return l
+}
+
+// lowest returns the indices of the k smallest of scores.
+func lowest(scores []float64, k int) []int {
+	order := make([]int, len(scores))
+	for i := range order {
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool { return scores[order[a]] < scores[order[b]] })
+	return order[:k]
+}
+
+// byScore prunes a weight in float64 by scores alone: over runs of the weight
+// that begin every step elements.
+func byScore(l Layer, score func(r, c int) float64, step int, share float64) []float64 {
+	out := make([]float64, len(l.Weight))
+	for i, v := range l.Weight {
+		out[i] = float64(v)
+	}
+	for from := 0; from < len(out); from += step {
+		scores := make([]float64, step)
+		for i := range scores {
+			scores[i] = score((from+i)/l.Cols, (from+i)%l.Cols)
+		}
+		for _, i := range lowest(scores, int(share*float64(step))) {
+			out[from+i] = 0
+		}
+	}
+	return out
+}
+
+// obs is SparseGPT with the inverse of what is left of the Hessian computed
+// anew for every column (sections 3.2 to 3.4 of arXiv 2301.00774).
+func obs(l Layer, p Pattern, damp float64) []float64 {
+	n := l.Cols
+	live, mean := 0.0, 0.0
+	for c := range n {
+		if d := float64(l.Inputs.Hessian[c*n+c]); d > 0 {
+			live++
+			mean += d
+		}
+	}
+	mean /= live
+	h := mat.NewSymDense(n, nil)
+	for i := range n {
+		for j := i; j < n; j++ {
+			h.SetSym(i, j, float64(l.Inputs.Hessian[i*n+j]))
+		}
+		if h.At(i, i) == 0 {
+			h.SetSym(i, i, mean)
+		}
+		h.SetSym(i, i, h.At(i, i)+damp*mean)
+	}
+	inverses := make([]mat.Dense, n) // of H[c:, c:]
+	for c := range n {
+		if err := inverses[c].Inverse(h.SliceSym(c, n)); err != nil {
+			panic(err)
+		}
+	}
+	w := make([]float64, len(l.Weight))
+	gone, never := make([]bool, len(w)), make([]bool, len(w))
+	for i, v := range l.Weight {
+		w[i] = float64(v)
+		never[i] = v == 0 || l.Inputs.Hessian[i%n*n+i%n] == 0
+	}
+	score := func(i int) float64 {
+		if never[i] {
+			return -1
+		}
+		return w[i] * w[i] / inverses[i%n].At(0, 0)
+	}
+	choose := func(indices []int, k int) {
+		scores := make([]float64, len(indices))
+		for i, at := range indices {
+			scores[i] = score(at)
+		}
+		for _, i := range lowest(scores, k) {
+			gone[indices[i]] = true
+		}
+	}
+	for c := range n {
+		if !p.structured() && c%sparseBlock == 0 {
+			var block []int
+			for r := range l.Rows {
+				for j := c; j < min(c+sparseBlock, n); j++ {
+					block = append(block, r*n+j)
+				}
+			}
+			choose(block, int(p.Sparsity*float64(len(block))))
+		}
+		for r := range l.Rows {
+			if p.structured() && c%p.Of == 0 {
+				var group []int
+				for j := range p.Of {
+					group = append(group, r*n+c+j)
+				}
+				choose(group, p.Of-p.Keep)
+			}
+			if i := r*n + c; gone[i] || never[i] {
+				e := w[i] / inverses[c].At(0, 0)
+				for j := c; j < n; j++ {
+					w[r*n+j] -= e * inverses[c].At(0, j-c)
+				}
+				w[i] = 0
+			}
+		}
+	}
+	return w
+}
+
+// TestMethods compares masks and weights with references in float64 that are
+// written from the papers.
+func TestMethods(t *testing.T) {
+	patterns := []Pattern{{Sparsity: 0.5}, {Sparsity: 0.3}, {Sparsity: 0}, {Sparsity: 0.5, Keep: 2, Of: 4}, {Sparsity: 0.5, Keep: 4, Of: 8}, {Sparsity: 1 - 1./3, Keep: 1, Of: 3}}
+	for i, p := range patterns {
+		for _, dead := range []int{-1, 9} {
+			base := layer(uint64(i), 5, 168, dead)
+			magnitude := func(r, c int) float64 { return math.Abs(float64(base.Weight[r*base.Cols+c])) }
+			wanda := func(r, c int) float64 { return magnitude(r, c) * math.Sqrt(float64(base.Inputs.MeanSquare[c])) }
+			all, row := len(base.Weight), base.Cols
+			if p.structured() {
+				all, row = p.Of, p.Of
+			}
+			for _, try := range []struct {
+				method Method
+				want   []float64
+			}{
+				{Magnitude{}, byScore(base, magnitude, all, p.Sparsity+1e-12)},
+				{Wanda{}, byScore(base, wanda, row, p.Sparsity+1e-12)},
+				{SparseGPT{Damp: 0.02}, obs(base, p, 0.02)},
+			} {
+				t.Run(fmt.Sprintf("%s/%s/dead %d", try.method.Name(), p, dead), func(t *testing.T) {
+					l := base
+					l.Weight = slices.Clone(base.Weight)
+					if err := try.method.Prune(context.Background(), l, p); err != nil {
+						t.Fatal(err)
+					}
+					for i, got := range l.Weight {
+						if math.Abs(float64(got)-try.want[i]) > 1e-4 || (got == 0) != (try.want[i] == 0) {
+							t.Fatalf("row %d column %d is %g, want %g", i/l.Cols, i%l.Cols, got, try.want[i])
+						}
+						if base.Weight[i] == 0 && got != 0 {
+							t.Fatalf("row %d column %d was zero and is %g", i/l.Cols, i%l.Cols, got)
+						}
+					}
+					if least := int(p.Sparsity * float64(len(l.Weight)) * 0.99); zeros(l.Weight) < least {
+						t.Errorf("%d zeros of %d", zeros(l.Weight), len(l.Weight))
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestSparseGPTFallsBack(t *testing.T) {
+	l := layer(1, 3, 16, -1)
+	clear(l.Inputs.Hessian)
+	if err := (SparseGPT{}).Prune(context.Background(), l, Pattern{Sparsity: 0.5}); err != nil {
+		t.Fatal(err)
+	}
+	if l.Solution.Fallback == "" || zeros(l.Weight) < 24 {
+		t.Errorf("%+v with %d zeros", l.Solution, zeros(l.Weight))
+	}
+}
+
+func TestParsePattern(t *testing.T) {
+	for _, try := range []struct {
+		text     string
+		sparsity float64
+		want     Pattern
+	}{
+		{"", 0.5, Pattern{Sparsity: 0.5}}, {"unstructured", 0.25, Pattern{Sparsity: 0.25}},
+		{"2:4", 0, Pattern{0.5, 2, 4}}, {"2:4", 0.5, Pattern{0.5, 2, 4}}, {"1:4", 0.75, Pattern{0.75, 1, 4}},
+	} {
+		got, err := ParsePattern(try.text, try.sparsity)
+		if err != nil || got != try.want {
+			t.Errorf("%q, %g: %+v, %v, want %+v", try.text, try.sparsity, got, err, try.want)
+		}
+	}
+	for _, try := range []struct {
+		text     string
+		sparsity float64
+		want     string
+	}{
+		{"", 1, "allowed is 0 up to"}, {"", -0.1, "allowed is 0 up to"}, {"", math.NaN(), "allowed is 0 up to"},
+		{"4:2", 0, "N below M"}, {"4:4", 0, "N below M"}, {"0:4", 0, "N below M"}, {"2:x", 0, "N below M"},
+		{"2:128", 0, "up to 64"}, {"half", 0.5, "allowed are unstructured"}, {"2:4", 0.75, "has sparsity 0.5"},
+	} {
+		_, err := ParsePattern(try.text, try.sparsity)
+		if err == nil || !strings.Contains(err.Error(), try.want) || fault.KindOf(err) != fault.KindOf(fault.Usage("")) {
+			t.Errorf("%q, %g: %v, want a usage error with %q", try.text, try.sparsity, err, try.want)
+		}
+	}
+}
+
+func TestSmallest(t *testing.T) {
+	var got []int
+	smallest([]float32{3, 1, 2, 1, 1, 5}, 2, func(i int) { got = append(got, i) })
+	if !slices.Equal(got, []int{1, 3}) {
+		t.Errorf("the two smallest are %v", got)
+	}
+	smallest([]float32{1}, 0, func(int) { t.Error("none was asked for") })
+}

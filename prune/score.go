@@ -1,0 +1,118 @@
+package prune
+
+import (
+	"context"
+	"math"
+	"slices"
+
+	"llmc/internal/parallel"
+)
+
+// Magnitude drops the smallest weights of the whole layer, or of every group
+// of an N:M pattern.
+type Magnitude struct{}
+
+// Name returns "magnitude".
+func (Magnitude) Name() string { return "magnitude" }
+
+// Needs returns NeedsNothing.
+func (Magnitude) Needs() Needs { return NeedsNothing }
+
+// Prune drops weights of l; see [Method].
+func (Magnitude) Prune(ctx context.Context, l Layer, p Pattern) error {
+	if err := p.fits(l.Name, l.Cols); err != nil {
+		return err
+	}
+	if p.structured() {
+		return eachRow(ctx, l, func(row, scores []float32) {
+			for i, v := range row {
+				scores[i] = abs(v)
+			}
+			dropGroups(row, scores, p)
+		})
+	}
+	scores := make([]float32, len(l.Weight))
+	for i, v := range l.Weight {
+		scores[i] = abs(v)
+	}
+	smallest(scores, int(p.Sparsity*float64(len(scores))), func(i int) { l.Weight[i] = 0 })
+	return ctx.Err()
+}
+
+// Wanda drops, in every row, the weights with the smallest product of their
+// size and that of their input channel, |W| ‖X‖₂ (section 3 of arXiv 2306.11695).
+type Wanda struct{}
+
+// Name returns "wanda".
+func (Wanda) Name() string { return "wanda" }
+
+// Needs returns NeedsMeanSquare.
+func (Wanda) Needs() Needs { return NeedsMeanSquare }
+
+// Prune drops weights of l; see [Method].
+func (Wanda) Prune(ctx context.Context, l Layer, p Pattern) error {
+	if err := l.calibrated(); err != nil {
+		return err
+	}
+	if err := p.fits(l.Name, l.Cols); err != nil {
+		return err
+	}
+	norms := make([]float32, l.Cols) // in proportion to ‖X‖₂
+	for c, v := range l.Inputs.MeanSquare {
+		norms[c] = float32(math.Sqrt(float64(v)))
+	}
+	return eachRow(ctx, l, func(row, scores []float32) {
+		for i, v := range row {
+			scores[i] = abs(v) * norms[i]
+		}
+		if p.structured() {
+			dropGroups(row, scores, p)
+			return
+		}
+		smallest(scores, int(p.Sparsity*float64(len(row))), func(i int) { row[i] = 0 })
+	})
+}
+
+// eachRow calls f with every row and scratch of the same length.
+func eachRow(ctx context.Context, l Layer, f func(row, scores []float32)) error {
+	return parallel.Rows(ctx, l.Threads, l.Rows, l.Cols, func() func(int) error {
+		scores := make([]float32, l.Cols)
+		return func(r int) error {
+			f(l.Weight[r*l.Cols:][:l.Cols], scores)
+			return nil
+		}
+	})
+}
+
+// dropGroups drops from every group of an N:M pattern the weights with the
+// smallest scores.
+func dropGroups(row, scores []float32, p Pattern) {
+	for from := 0; from < len(row); from += p.Of {
+		group := row[from : from+p.Of]
+		smallest(scores[from:from+p.Of], p.Of-p.Keep, func(i int) { group[i] = 0 })
+	}
+}
+
+// smallest calls mark with the index of the k smallest of scores, of equal ones
+// the first. No score is NaN.
+func smallest(scores []float32, k int, mark func(i int)) {
+	if k <= 0 {
+		return
+	}
+	sorted := slices.Clone(scores)
+	slices.Sort(sorted)
+	limit := sorted[k-1]
+	below, _ := slices.BinarySearch(sorted, limit)
+	ties := k - below
+	for i, v := range scores {
+		switch {
+		case v < limit:
+			mark(i)
+		case v == limit && ties > 0:
+			mark(i)
+			ties--
+		}
+	}
+}
+
+func abs(v float32) float32 { return float32(math.Abs(float64(v))) }
