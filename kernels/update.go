@@ -34,8 +34,8 @@ type Update struct {
 	A, B  Block
 	// TransA and TransB say that A, or B, is the transpose of what is given.
 	TransA, TransB bool
-	// UpperA and UpperB say that A, or B, is upper triangular; what is stored
-	// below its diagonal must be zero, and is mostly not read.
+	// UpperA and UpperB say that A, or B, is upper triangular: what is stored
+	// below its diagonal does not count.
 	UpperA, UpperB bool
 	// Upper says that only what is on and above the diagonal of C is wanted.
 	// What is close to it below is changed as well.
@@ -131,6 +131,9 @@ func (t *packUpdate) packA(slab []float32, first, rows, from, k int) {
 		if !t.TransA {
 			copy(to, a.Data[(first+r)*a.Stride+from:])
 		}
+		if t.UpperA {
+			clear(to[:min(k, max(0, first+r-from))])
+		}
 		if t.Alpha != 1 {
 			o.scale(to, t.Alpha)
 		}
@@ -145,11 +148,17 @@ func (t *packUpdate) packB(panels []float32, first, cols, from, k int) {
 		n, panel := min(nr, cols-j), panels[j*k:]
 		if t.TransB {
 			t.e.ops.panel(panel, b.Data[(first+j)*b.Stride+from:], b.Stride, n, k)
+		} else {
+			for p := range k {
+				to := panel[p*nr:][:nr]
+				clear(to[copy(to, b.Data[(from+p)*b.Stride+first+j:][:n]):])
+			}
+		}
+		if !t.UpperB {
 			continue
 		}
-		for p := range k {
-			to := panel[p*nr:][:nr]
-			clear(to[copy(to, b.Data[(from+p)*b.Stride+first+j:][:n]):])
+		for p := max(0, first+j-from); p < k; p++ {
+			clear(panel[p*nr:][:min(nr, from+p-first-j)])
 		}
 	}
 }

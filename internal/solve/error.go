@@ -1,6 +1,11 @@
 package solve
 
-import "llmc/kernels"
+import (
+	"context"
+
+	"llmc/internal/parallel"
+	"llmc/kernels"
+)
 
 // OutputErrors returns the squared norms of the rows of (W-Q)X, and that of WX,
 // for matrices of one shape [out, in] from the Hessian X Xᵀ [in, in] of the
@@ -17,23 +22,26 @@ func OutputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors [
 	rounded := make([]float32, cols)
 	for r := range rows {
 		q.Row(rounded, r)
-		for c, v := range rounded {
-			x.Data[r*cols+c] -= v
-		}
+		out.CPU.AddScaled(x.Data[r*cols:][:cols], rounded, -1)
 	}
 	return out.Energies(x), whole
 }
 
 // Outputs measures what weights make of the inputs behind a Hessian.
 type Outputs struct {
-	CPU     *kernels.CPU // that owns the tensors
-	hessian kernels.Weight
+	CPU      *kernels.CPU // that owns the tensors
+	hessian  kernels.Block
+	diagonal []float64 // of the Hessian
+	threads  int
 }
 
 // NewOutputs takes X Xᵀ [cols, cols]; the caller closes it.
 func NewOutputs(hessian []float32, cols, threads int) *Outputs {
-	cpu := kernels.NewCPU(threads)
-	return &Outputs{cpu, cpu.Load(kernels.FromFloat32s(cols, cols, hessian))}
+	diagonal := make([]float64, cols)
+	for i := range diagonal {
+		diagonal[i] = float64(hessian[i*cols+i])
+	}
+	return &Outputs{kernels.NewCPU(threads), kernels.NewBlock(hessian, cols, cols), diagonal, threads}
 }
 
 // Close lets go of the threads.
@@ -42,17 +50,27 @@ func (o *Outputs) Close() { o.CPU.Close() }
 // Energies returns ‖wX‖² of every row w of x [rows, cols]: the diagonal of
 // x H xᵀ.
 func (o *Outputs) Energies(x *kernels.Tensor) []float64 {
-	product := o.CPU.NewTensor(x.Rows, x.Cols)
+	n := x.Cols
+	product := o.CPU.NewTensor(x.Rows, n)
 	defer o.CPU.Free(product)
-	o.CPU.MatMul(product, x, o.hessian)
+	// H is symmetric: x H xᵀ is twice x U xᵀ less x D xᵀ, U what is on and above
+	// the diagonal and D the diagonal, for half of the operations.
+	o.CPU.Update(kernels.Update{
+		Dst: kernels.NewBlock(product.Data, x.Rows, n), Alpha: 1,
+		A: kernels.NewBlock(x.Data, x.Rows, n), B: o.hessian, UpperB: true,
+	})
 	sums := make([]float64, x.Rows)
-	for r := range sums {
-		y := product.Data[r*x.Cols:][:x.Cols]
-		for i, v := range x.Data[r*x.Cols:][:x.Cols] {
-			sums[r] += float64(v) * float64(y[i])
+	// Nothing ends it early, so that it does not fail.
+	_ = parallel.Rows(context.Background(), o.threads, x.Rows, n, func() func(int) error {
+		return func(r int) error {
+			y, sum := product.Data[r*n:][:n], 0.0
+			for i, v := range x.Data[r*n:][:n] {
+				sum += float64(v) * (2*float64(y[i]) - o.diagonal[i]*float64(v))
+			}
+			sums[r] = max(sum, 0)
+			return nil
 		}
-		sums[r] = max(sums[r], 0)
-	}
+	})
 	return sums
 }
 
