@@ -17,7 +17,9 @@ type Scaler interface {
 	// Scale returns by what the columns of layers are multiplied and their
 	// inputs divided, for each of g.Channels; nil leaves them as they are.
 	// layers share an input, so their Inputs are the same; Quantize will be asked
-	// to round them, scaled, to schemes.
+	// to round them, scaled, to schemes. Rows that were divided for the sake of
+	// a linear behind are shown as they were: rounding does not mind, and sums of
+	// errors over rows would.
 	Scale(ctx context.Context, g *fold.Group, layers []Layer, schemes []Scheme) ([]float32, error)
 }
 
@@ -35,7 +37,11 @@ func (r *Run) scale(ctx context.Context, m Scaler, block int, layers []Layer, sc
 			return nil
 		}
 	}
-	scale, err := m.Scale(ctx, g, layers, schemes)
+	seen := slices.Clone(layers)
+	for i := range seen {
+		seen[i].Weight = fold.WithoutRows(layers[i].Weight)
+	}
+	scale, err := m.Scale(ctx, g, seen, schemes)
 	if err != nil || scale == nil {
 		return err
 	}

@@ -20,12 +20,18 @@ import (
 // randomScaler scales all channels at random and rounds like RTN.
 type randomScaler struct {
 	RTN
-	rng *rand.Rand
+	rng  *rand.Rand
+	seen map[model.ID]kernels.Matrix // if not nil, the weights it was shown
 }
 
 func (randomScaler) Needs() Needs { return NeedsMeanSquare }
 
 func (m randomScaler) Scale(_ context.Context, g *fold.Group, layers []Layer, _ []Scheme) ([]float32, error) {
+	for _, l := range layers {
+		if m.seen != nil {
+			m.seen[l.ID] = l.Weight
+		}
+	}
 	scale := make([]float32, g.Channels)
 	for c := range scale {
 		scale[c] = float32(math.Exp(m.rng.NormFloat64()))
@@ -136,6 +142,36 @@ func TestScaleSkipsWhatIsKept(t *testing.T) {
 		want := map[model.Role]string{model.Q: "v is kept as it is", model.K: "v is kept as it is", model.O: "v is kept as it is", model.Up: "gate is kept as it is"}
 		if got := r.Solution.Unscaled; got != want[r.Entry.ID.Role] {
 			t.Errorf("%s: unscaled because %q", r.Entry.Name, got)
+		}
+	}
+}
+
+// TestScaleIsShownTheSource expects the source's weights where the rows of v
+// and up have been divided already.
+func TestScaleIsShownTheSource(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{})
+	source := tinyWeights(t, tinymodel.Spec{})
+	plan, err := NewPlan(&w.Config, Describe(w), Policy{Scheme: int4(64)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := randomScaler{rng: rand.New(rand.NewPCG(1, 1)), seen: map[model.ID]kernels.Matrix{}}
+	run := NewRun(w, plan, m, 1)
+	dev := kernels.NewCPU(1)
+	defer dev.Close()
+	if err := run.Calibrate(context.Background(), dev, someWindows, run.CalibrationOptions()); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.seen) != 14 {
+		t.Fatalf("%d weights were shown, want 14", len(m.seen))
+	}
+	for id, got := range m.seen {
+		want, err := source.Matrix(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(kernels.Float32s(got), kernels.Float32s(want)) {
+			t.Errorf("%s is not the source's", id)
 		}
 	}
 }

@@ -196,6 +196,19 @@ func view(m kernels.Matrix, rows, cols []float32) kernels.Matrix {
 	return &scaled{m, rows, cols}
 }
 
+// WithoutRows returns a matrix as it was before Apply divided its rows, where
+// they are what an input comes from.
+func WithoutRows(m kernels.Matrix) kernels.Matrix {
+	s, ok := m.(*scaled)
+	switch {
+	case !ok || s.rows == nil:
+		return m
+	case s.cols == nil:
+		return s.Matrix
+	}
+	return &scaled{s.Matrix, nil, s.cols}
+}
+
 func product(a, b []float32) []float32 {
 	if a == nil || b == nil {
 		return append(a, b...)
