@@ -21,7 +21,7 @@ lint:
 
 # Every CPU level that this machine has, then the build without assembly. Only
 # packages whose results depend on the kernels run again.
-LEVELS = ./kernels/... ./model/... ./eval/...
+LEVELS = ./kernels/... ./internal/solve ./model/... ./eval/...
 levels:
 	LLMC_CPU=portable $(GO) test -count=1 $(LEVELS)
 	LLMC_CPU=avx2 $(GO) test -count=1 $(LEVELS)
@@ -38,7 +38,7 @@ fuzz:
 	done
 
 bench:
-	$(GO) test -run '^$$' -bench . ./kernels/... ./tokenizer
+	$(GO) test -run '^$$' -bench . ./kernels/... ./internal/solve ./tokenizer
 
 # Kills calibrated runs at KILLS random moments and resumes them.
 KILLS ?= 10
