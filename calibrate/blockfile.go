@@ -38,18 +38,20 @@ type blockHeader struct {
 }
 
 // tensorHeader describes a tensor that the visitor replaced: codes in groups,
-// or a dense matrix of a type.
+// 8-bit floats with scales, or a dense matrix of a type.
 type tensorHeader struct {
 	Role      string `json:"role"`
 	Bias      bool   `json:"bias,omitempty"`
 	Vector    bool   `json:"vector,omitempty"`
 	Rows      int    `json:"rows"`
 	Cols      int    `json:"cols"`
-	Type      string `json:"type,omitempty"` // of a dense one
+	Type      string `json:"type,omitempty"` // of a dense one, of 8-bit floats
 	Bits      int    `json:"bits,omitempty"`
 	GroupSize int    `json:"group_size,omitempty"`
+	High      int    `json:"high,omitempty"` // rows and columns that share a scale of 8-bit floats
+	Wide      int    `json:"wide,omitempty"`
 	// Sections are the sizes of the parts in bytes: the data of a dense matrix;
-	// codes, scales, zero points and group indices, the last two perhaps empty.
+	// codes and scales of 8-bit floats; codes, scales, zero points and group indices, the last two perhaps empty.
 	Sections []int `json:"sections"`
 }
 
@@ -73,6 +75,9 @@ func (k *keptTensor) sections() (tensorHeader, [][]byte, error) {
 	case *kernels.Groups:
 		h.Bits, h.GroupSize = m.Bits, m.GroupSize
 		parts = [][]byte{m.Codes, bytesOf(m.Scales), m.Zeros, bytesOf(m.GroupOf)}
+	case *kernels.Float8:
+		h.Type, h.High, h.Wide = m.Type.String(), m.High, m.Wide
+		parts = [][]byte{m.Codes, bytesOf(m.Scales)}
 	default:
 		return h, nil, fmt.Errorf("a tensor that is a %T cannot be kept in a journal", m)
 	}
@@ -84,12 +89,16 @@ func (k *keptTensor) sections() (tensorHeader, [][]byte, error) {
 
 // matrix is the reverse of sections.
 func (h *tensorHeader) matrix(parts [][]byte) (kernels.Matrix, error) {
-	if h.Type != "" && len(parts) == 1 {
+	if h.Type != "" {
 		t, ok := dtype.Parse(h.Type)
-		if !ok {
+		switch {
+		case !ok:
 			return nil, fmt.Errorf("there is no type %s", h.Type)
+		case len(parts) == 1:
+			return kernels.NewDense(h.Rows, h.Cols, t, parts[0])
+		case len(parts) == 2 && len(parts[1])%4 == 0:
+			return kernels.NewFloat8(h.Rows, h.Cols, t, parts[0], h.High, h.Wide, view[float32](parts[1]))
 		}
-		return kernels.NewDense(h.Rows, h.Cols, t, parts[0])
 	}
 	if len(parts) != 4 || len(parts[1])%4 != 0 || len(parts[3])%4 != 0 {
 		return nil, fmt.Errorf("a tensor of %d parts is not known", len(parts))

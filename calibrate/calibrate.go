@@ -24,6 +24,7 @@ type Inputs struct {
 	Tokens     int       // rows that were seen
 	MeanSquare []float32 // [in] mean of x² of each input channel
 	MeanAbs    []float32 // [in] mean of |x|
+	MaxAbs     []float32 // [in] largest |x|
 	Hessian    []float32 // [in, in] X Xᵀ over all tokens, symmetric; nil unless asked for
 }
 

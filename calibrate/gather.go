@@ -15,6 +15,7 @@ type gatherer struct {
 	tokens  int
 	squares []float64       // [in]
 	abs     []float64       // [in]
+	largest []float32       // [in]
 	hessian *kernels.Tensor // [in, in], on and above the diagonal; or nil
 	bad     error           // the first number that is not finite
 }
@@ -23,9 +24,9 @@ type gatherer struct {
 func gatherBytes(in int, hessian bool) int64 {
 	n := int64(in)
 	if !hessian {
-		return 16 * n
+		return 20 * n
 	}
-	return 16*n + 4*n*n
+	return 20*n + 4*n*n
 }
 
 // addBytes is what adding a window of so many rows takes besides.
@@ -37,7 +38,7 @@ func addBytes(rows, in int, hessian bool) int64 {
 }
 
 func newGatherer(dev kernels.Device, roles []model.Role, in int, hessian bool) *gatherer {
-	g := &gatherer{dev: dev, roles: roles, squares: make([]float64, in), abs: make([]float64, in)}
+	g := &gatherer{dev: dev, roles: roles, squares: make([]float64, in), abs: make([]float64, in), largest: make([]float32, in)}
 	if hessian {
 		g.hessian = dev.NewTensor(in, in)
 	}
@@ -58,6 +59,7 @@ func (g *gatherer) add(x *kernels.Tensor) {
 			}
 			g.squares[c] += float64(v) * float64(v)
 			g.abs[c] += math.Abs(float64(v))
+			g.largest[c] = max(g.largest[c], v, -v)
 		}
 	}
 	g.tokens += x.Rows
@@ -82,7 +84,7 @@ func (g *gatherer) inputs() (*Inputs, error) {
 	if g.bad != nil {
 		return nil, g.bad
 	}
-	in := &Inputs{Tokens: g.tokens, MeanSquare: make([]float32, len(g.squares)), MeanAbs: make([]float32, len(g.squares))}
+	in := &Inputs{Tokens: g.tokens, MeanSquare: make([]float32, len(g.squares)), MeanAbs: make([]float32, len(g.squares)), MaxAbs: g.largest}
 	for c, sum := range g.squares {
 		if sum > math.MaxFloat32 {
 			return nil, fault.Invalid("the activations of channel %d are too large to be squared", c)
@@ -107,6 +109,7 @@ func (in *Inputs) Divide(scale []float32) {
 	n := len(scale)
 	for i, s := range scale {
 		in.MeanAbs[i] /= s
+		in.MaxAbs[i] /= s
 		in.MeanSquare[i] = in.MeanSquare[i] / s / s
 	}
 	if in.Hessian == nil {

@@ -28,6 +28,9 @@ func TestGatherMeans(t *testing.T) {
 	if !slices.Equal(in.MeanAbs, []float32{2, 4, 0}) || !slices.Equal(in.MeanSquare, []float32{14. / 3, 56. / 3, 0}) {
 		t.Errorf("got mean |x| %v and mean x² %v", in.MeanAbs, in.MeanSquare)
 	}
+	if !slices.Equal(in.MaxAbs, []float32{3, 6, 0}) {
+		t.Errorf("got largest |x| %v", in.MaxAbs)
+	}
 }
 
 // TestDivide expects of inputs that are divided by scales what a walk through
@@ -61,6 +64,7 @@ func TestDivide(t *testing.T) {
 		}
 		n := len(want.in.MeanAbs)
 		near(t, "mean |x|", got.in.MeanAbs, want.in.MeanAbs, func(int) float32 { return 1 })
+		near(t, "largest |x|", got.in.MaxAbs, want.in.MaxAbs, func(int) float32 { return 1 })
 		near(t, "mean x²", got.in.MeanSquare, want.in.MeanSquare, func(int) float32 { return 1 })
 		near(t, "X Xᵀ", got.in.Hessian, want.in.Hessian, func(at int) float32 {
 			return float32(math.Sqrt(float64(want.in.Hessian[at/n*n+at/n]) * float64(want.in.Hessian[at%n*n+at%n])))

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"llmc/dtype"
 	"llmc/internal/fault"
 	"llmc/internal/tinymodel"
 	"llmc/kernels"
@@ -20,7 +21,7 @@ import (
 var errKilled = errors.New("killed")
 
 // journaled walks through a model of four blocks and its head. The visitor makes
-// q dense and down codes, and changes a norm and the head; it ends the walk at a
+// q dense, o 8-bit floats and down codes, and changes a norm and the head; it ends the walk at a
 // visit, 0 for none. The inputs it saw are returned, and the blocks that were
 // loaded.
 func journaled(t *testing.T, j *Journal, killAt int) (inputs map[string]Inputs, loaded []int, err error) {
@@ -44,6 +45,16 @@ func journaled(t *testing.T, j *Journal, killAt int) (inputs map[string]Inputs, 
 				values[i] = float32(block+i%7) / 100
 			}
 			w.Replace(model.ID{Role: model.Q, Block: block}, kernels.FromFloat32s(48, 48, values))
+		case model.O:
+			codes := make([]byte, 48*48)
+			for i := range codes {
+				codes[i] = byte(i * (block + 5) % 0x7f)
+			}
+			f, err := kernels.NewFloat8(48, 48, dtype.F8E4M3, codes, 48, 24, []float32{0.01, 0.02})
+			if err != nil {
+				return err
+			}
+			w.Replace(model.ID{Role: model.O, Block: block}, f)
 		case model.Down:
 			g := &kernels.Groups{Rows: 48, Cols: 72, Bits: 3, GroupSize: 24}
 			g.Codes = make([]byte, g.Rows*g.CodeBytes())

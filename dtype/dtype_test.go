@@ -225,3 +225,43 @@ func BenchmarkEncode(b *testing.B) {
 		})
 	}
 }
+
+// TestRoundF8E4M3 rounds all numbers of E4M3, the middles between them and the
+// float32 numbers beside those.
+func TestRoundF8E4M3(t *testing.T) {
+	check := func(x, want float32, code uint8) {
+		t.Helper()
+		if got := RoundF8E4M3(x); got != want {
+			t.Errorf("%g is rounded to %g, want %g", x, got, want)
+		}
+		if got := RoundF8E4M3(-x); got != -want {
+			t.Errorf("%g is rounded to %g, want %g", -x, got, -want)
+		}
+		if got := F32ToF8E4M3(x); got != code {
+			t.Errorf("%g becomes %#02x, want %#02x", x, got, code)
+		}
+	}
+	for code := range uint8(0x7f) {
+		v, next := F8E4M3ToF32(code), F8E4M3ToF32(code+1)
+		check(v, v, code)
+		if next != next {
+			continue
+		}
+		middle := (v + next) / 2
+		check(math.Nextafter32(middle, 0), v, code)
+		check(math.Nextafter32(middle, 500), next, code+1)
+		if code%2 == 0 {
+			check(middle, v, code)
+		} else {
+			check(middle, next, code+1)
+		}
+	}
+	check(464, 448, 0x7e)
+	check(math.Nextafter32(464, 500), 448, 0x7f)
+	check(float32(math.Inf(1)), 448, 0x7f)
+	for _, bits := range []uint32{0x7fc00000, 0x7fffffff, 0xffffffff} {
+		if got := RoundF8E4M3(math.Float32frombits(bits)); got == got {
+			t.Errorf("NaN %#x is rounded to %g", bits, got)
+		}
+	}
+}

@@ -3,6 +3,8 @@ package kernels
 import (
 	"fmt"
 	"math"
+
+	"llmc/dtype"
 )
 
 // Rounding is how the activations that a linear multiplies are rounded, to
@@ -114,7 +116,7 @@ func bounds(x []float32) (lo, hi float32) {
 func (r *Rounding) group(dst, x []float32, scale, zero float32) {
 	if r.Float {
 		for i, v := range x {
-			dst[i] = roundFloat8(v/scale) * scale
+			dst[i] = dtype.RoundF8E4M3(v/scale) * scale
 		}
 		return
 	}
@@ -126,24 +128,4 @@ func (r *Rounding) group(dst, x []float32, scale, zero float32) {
 		q := min(max(v/scale+zero, least), most)
 		dst[i] = ((q + magic - magic) - zero) * scale
 	}
-}
-
-// roundFloat8 rounds to the nearest number of E4M3, halves to even; numbers
-// that are too large become the largest.
-func roundFloat8(v float32) float32 {
-	if v != v {
-		return v
-	}
-	v = min(max(v, -largestFloat8), largestFloat8)
-	const (
-		normal = 1.0 / (1 << 6) // the smallest with all 3 bits after the point
-		magic  = 3 << 13        // a float32 with steps of 2^-9, as E4M3 has below that
-	)
-	if v > -normal && v < normal {
-		return v + magic - magic
-	}
-	const dropped = 23 - 3
-	bits := math.Float32bits(v)
-	bits += 1<<(dropped-1) - 1 + bits>>dropped&1
-	return math.Float32frombits(bits &^ (1<<dropped - 1))
 }

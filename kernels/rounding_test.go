@@ -1,44 +1,13 @@
 package kernels
 
 import (
+	"hash/crc32"
 	"math"
 	"math/rand/v2"
 	"testing"
 
 	"llmc/dtype"
 )
-
-// TestRoundFloat8 compares with the conversion to E4M3 and back: all of its
-// numbers, what lies between them, and what is too large for it.
-func TestRoundFloat8(t *testing.T) {
-	var inputs []float32
-	for code := range 127 {
-		v, next := dtype.F8E4M3ToF32(uint8(code)), dtype.F8E4M3ToF32(uint8(code+1))
-		inputs = append(inputs, v)
-		if next == next {
-			middle := (v + next) / 2
-			inputs = append(inputs, middle, math.Nextafter32(middle, 0), math.Nextafter32(middle, 500))
-		}
-	}
-	for _, v := range inputs {
-		for _, x := range []float32{v, -v} {
-			want := dtype.F8E4M3ToF32(dtype.F32ToF8E4M3(x))
-			if got := roundFloat8(x); got != want {
-				t.Errorf("%g is rounded to %g, want %g", x, got, want)
-			}
-		}
-	}
-	for x, want := range map[float32]float32{463: 448, 1e9: 448, float32(math.Inf(-1)): -448} {
-		if got := roundFloat8(x); got != want {
-			t.Errorf("%g is rounded to %g, want %g", x, got, want)
-		}
-	}
-	for _, bits := range []uint32{0x7fc00000, 0x7fffffff, 0xffffffff} {
-		if got := roundFloat8(math.Float32frombits(bits)); got == got {
-			t.Errorf("NaN %#x is rounded to %g", bits, got)
-		}
-	}
-}
 
 // slowRound is the definition, in float64 but for the scale, which is stored in
 // float32.
@@ -101,6 +70,44 @@ func TestRound(t *testing.T) {
 			c.Round(x, x, r)
 			checkClose(t, r.String(), x.Data, want, 1e-6)
 		})
+	}
+}
+
+// TestRoundGolden compares checksums of rounded numbers with those that
+// compressed-tensors 0.20 computes of the same numbers (fake_quantize with
+// compute_dynamic_scales_and_zp, float32 on a CPU).
+func TestRoundGolden(t *testing.T) {
+	const rows, cols = 6, 256
+	x := make([]float32, rows*cols)
+	for i := range x {
+		x[i] = (float32(i*7919%1009) - 480) / 37 * []float32{1, 3, 0.5, 7, 0.01, 11}[i/cols]
+	}
+	if got := crc32.ChecksumIEEE(bytesOf(x)); got != 2371055553 {
+		t.Fatalf("the numbers to round are others: checksum %d", got)
+	}
+	for _, tt := range []struct {
+		rounding Rounding
+		want     uint32
+	}{
+		{Rounding{Bits: 8}, 0xaa4a3cea},
+		{Rounding{Bits: 4}, 0x981c427c},
+		{Rounding{Bits: 8, Asymmetric: true}, 0xc6545ca9},
+		{Rounding{Bits: 8, Float: true}, 0xb5bfd753},
+		{Rounding{Bits: 8, Float: true, Group: 128}, 0x2b7fdbcb},
+		{Rounding{Bits: 8, Static: true, Scale: 0.3}, 0x5b38e5e2},
+		{Rounding{Bits: 8, Static: true, Asymmetric: true, Scale: 0.25, Zero: -11}, 0xe7484ba7},
+		{Rounding{Bits: 8, Static: true, Float: true, Scale: 0.11}, 0xca8d64f1},
+	} {
+		got := make([]float32, len(x))
+		for r := range rows {
+			tt.rounding.row(got[r*cols:][:cols], x[r*cols:][:cols])
+		}
+		for i := range got {
+			got[i] += 0 // -0 is 0
+		}
+		if sum := crc32.ChecksumIEEE(bytesOf(got)); sum != tt.want {
+			t.Errorf("%s: checksum %#x, want %#x", tt.rounding, sum, tt.want)
+		}
 	}
 }
 

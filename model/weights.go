@@ -319,6 +319,8 @@ func (w *Weights) Release(id ID) {
 		raw.Release(m.Data)
 	case *kernels.Groups:
 		raw.Release(m.Codes) // the rest is small
+	case *kernels.Float8:
+		raw.Release(m.Codes)
 	}
 }
 

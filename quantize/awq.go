@@ -267,7 +267,7 @@ func (m AWQScaler) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Mat
 	}
 	var q kernels.Matrix
 	var err error
-	if m.Clip == ClipOutput && s.IsInteger() && s.GroupSize != PerTensor {
+	if m.Clip == ClipOutput && s.IsInteger() && !s.Float && s.GroupSize != PerTensor {
 		if q, err = clipOutput(ctx, l, s, m.Threads); err != nil {
 			err = fmt.Errorf("%s: %w", l.Name, err)
 		}

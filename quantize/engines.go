@@ -47,16 +47,46 @@ func (p *Plan) transformers(t Target) Engine {
 // GPUs since Turing), and fuses q, k, v and gate, up.
 func (p *Plan) vLLM(t Target) Engine {
 	for i := range p.Entries {
-		if e := &p.Entries[i]; e.To.IsInteger() {
-			if why := marlinLacks(e, t); why != "" {
-				return Engine{Name: "vLLM", Note: why}
-			}
+		e := &p.Entries[i]
+		if !e.To.IsInteger() {
+			continue
+		}
+		why := ""
+		if e.To.packed(p.inputs) {
+			why = marlinLacks(e, t)
+		} else {
+			why = cutlassLacks(e)
+		}
+		if why != "" {
+			return Engine{Name: "vLLM", Note: why}
 		}
 	}
 	if p.splitsFused() {
 		return Engine{Name: "vLLM", Note: "it fuses q, k, v and gate, up, which differ within a block"}
 	}
-	return Engine{Name: "vLLM", Loads: true, Note: "on NVIDIA GPUs of compute capability 7.5 and more"}
+	capability := "7.5"
+	if p.floats() {
+		capability = "8.9"
+	}
+	return Engine{Name: "vLLM", Loads: true, Note: fmt.Sprintf("on NVIDIA GPUs of compute capability %s and more", capability)}
+}
+
+// floats reports whether any weight becomes 8-bit floats.
+func (p *Plan) floats() bool {
+	return slices.ContainsFunc(p.Entries, func(e Entry) bool { return e.To.Float })
+}
+
+// cutlassLacks says what the kernels for 8-bit activations lack for an entry, ""
+// for nothing.
+func cutlassLacks(e *Entry) string {
+	s, rows, cols := e.To, e.Shape[0], e.Shape[1]
+	switch {
+	case s.GroupSize > 0 && s.GroupSize < cols:
+		return fmt.Sprintf("its kernels take scales per channel or tensor here, not groups of %d", s.GroupSize)
+	case rows%16 != 0 || cols%16 != 0:
+		return fmt.Sprintf("its kernels take multiples of 16 rows and columns, and %s has shape %v", e.Name, e.Shape)
+	}
+	return ""
 }
 
 // marlinLacks says what Marlin's kernels lack for an entry, "" for nothing.

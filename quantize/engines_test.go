@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"llmc/dtype"
+	"llmc/kernels"
 	"llmc/model"
 )
 
@@ -42,6 +43,21 @@ func TestEngines(t *testing.T) {
 		}
 		if tf := engines[0]; tf.Name != "transformers" || !tf.Loads || strings.Contains(tf.Note, "0.18") != (c.name == "3 bits") {
 			t.Errorf("%s: %+v", c.name, tf)
+		}
+	}
+	float := Scheme{Bits: 8, Float: true, Symmetric: true, ScaleType: dtype.F16}
+	for _, c := range []struct {
+		plan  Plan
+		loads bool
+		note  string
+	}{
+		{Plan{Entries: []Entry{entry(model.Q, 48, 80, scheme(8, PerChannel, true))}, inputs: kernels.Rounding{Bits: 8}}, true, "7.5"},
+		{Plan{Entries: []Entry{entry(model.Q, 48, 80, float)}}, true, "8.9"},
+		{Plan{Entries: []Entry{entry(model.Q, 48, 72, float)}}, false, "multiples of 16"},
+		{Plan{Entries: []Entry{entry(model.Q, 64, 64, Scheme{Bits: 8, Float: true, Symmetric: true, GroupSize: 32})}}, false, "not groups of 32"},
+	} {
+		if v := c.plan.Engines(CompressedTensors)[1]; v.Loads != c.loads || !strings.Contains(v.Note, c.note) {
+			t.Errorf("%s: %+v, want %t, %q", c.plan.Entries[0].To, v, c.loads, c.note)
 		}
 	}
 	if e := (&Plan{}).Engines(GGUF); len(e) != 1 || e[0].Name != "llama.cpp" || !e[0].Loads {

@@ -80,7 +80,7 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	if err := g.solve(ctx, factor.Upper); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
-	packed := g.pack()
+	packed := s.finish(g.pack())
 	return packed, l.compare(ctx, packed, RTN{Clip: m.Clip, Threads: m.Threads}, s)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -223,6 +224,38 @@ func TestGPTQEqualsColumnByColumn(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// TestGPTQFloat8: with inputs that have nothing to do with each other the
+// result is round-to-nearest's, with others the outputs are nearer.
+func TestGPTQFloat8(t *testing.T) {
+	const cols = 96
+	w := randomMatrix(9, 16, cols)
+	in, alone := correlatedInputs(4, cols, 300), &Inputs{Hessian: make([]float32, cols*cols)}
+	for i := range cols {
+		alone.Hessian[i*cols+i] = 1
+	}
+	for _, size := range []int{PerTensor, PerChannel, 32} {
+		s := Scheme{Bits: 8, Float: true, GroupSize: size, Symmetric: true, ScaleType: dtype.BF16}
+		rtn, err := RTN{}.Quantize(context.Background(), Layer{Weight: w}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := GPTQSolver{}.Quantize(context.Background(), Layer{Weight: w, Inputs: alone}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(plain, rtn) {
+			t.Errorf("%s: without correlation another result than round-to-nearest's", s)
+		}
+		var solution Solution
+		if _, err := (GPTQSolver{}).Quantize(context.Background(), Layer{Weight: w, Inputs: in, Solution: &solution}, s); err != nil {
+			t.Fatal(err)
+		}
+		if own, plain := *solution.OutputError, *solution.RTNOutputError; !(own < 0.8*plain) {
+			t.Errorf("%s: output error %g, round-to-nearest's %g", s, own, plain)
 		}
 	}
 }

@@ -47,17 +47,24 @@ const (
 	clipTrials = 80
 )
 
-// Grid is the numbers that a group of weights can take:
-// Scale * (code - Zero) for codes 0 to Max.
+// Grid is the numbers that a group of weights can take: Scale * (code - Zero)
+// for codes 0 to Max, or Scale times the numbers of E4M3 up to 448.
 type Grid struct {
 	Scale float32
 	Zero  uint8
 	Max   uint8 // 2^bits - 1
+	Float bool
 }
+
+// maxFloat8 is the largest number of E4M3.
+const maxFloat8 = 448
 
 // Code returns the code nearest to x; halves go to the even multiple of the
 // scale.
 func (g Grid) Code(x float32) uint8 {
+	if g.Float {
+		return dtype.F32ToF8E4M3(min(max(x/g.Scale, -maxFloat8), maxFloat8))
+	}
 	// Adding and taking away 1.5*2^23 leaves a float32 rounded to an integer.
 	const magic = 3 << 22
 	v := x / g.Scale
@@ -68,6 +75,9 @@ func (g Grid) Code(x float32) uint8 {
 
 // Value returns the number that a code stands for.
 func (g Grid) Value(code uint8) float32 {
+	if g.Float {
+		return g.Scale * dtype.F8E4M3ToF32(code)
+	}
 	return g.Scale * float32(int32(code)-int32(g.Zero))
 }
 
@@ -82,7 +92,7 @@ var (
 // Symmetric grids take scale = absmax / (2^(bits-1) - 1/2), asymmetric ones
 // (max - min) / (2^bits - 1) with 0 inside the range: the conventions of GPTQ
 // and compressed-tensors, under which no weight is off by more than half a
-// step. ClipMSE minimises the sum of importance * error² instead (importance
+// step; 8-bit floats absmax / 448. ClipMSE minimises the sum of importance * error² instead (importance
 // nil means 1), over the same grid of shrunk ranges as GPTQ's quantizer.
 func FitGrid(s Scheme, clip Clip, x, importance []float32) (Grid, error) {
 	lo, hi := float32(0), float32(0)
@@ -116,6 +126,10 @@ func FitGrid(s Scheme, clip Clip, x, importance []float32) (Grid, error) {
 // rangeGrid is the grid that covers lo <= 0 <= hi.
 func (s Scheme) rangeGrid(lo, hi float32) Grid {
 	g := Grid{Max: uint8(1<<s.Bits - 1)}
+	if s.Float {
+		g.Float, g.Scale = true, s.roundScale(float64(max(-lo, hi))/maxFloat8)
+		return g
+	}
 	if s.Symmetric {
 		g.Zero = uint8(1 << (s.Bits - 1))
 		g.Scale = s.roundScale(float64(max(-lo, hi)) / (float64(g.Max) / 2))
@@ -149,6 +163,16 @@ func gridError(g Grid, x, importance []float32, limit float32) float32 {
 	const magic = 3 << 22
 	lo, hi := -float32(g.Zero), float32(g.Max)-float32(g.Zero)
 	var sum float32
+	if g.Float {
+		for i, v := range x {
+			d := v - dtype.RoundF8E4M3(v/g.Scale)*g.Scale
+			if d *= d; importance != nil {
+				d *= importance[i]
+			}
+			sum += d
+		}
+		return sum
+	}
 	for start := 0; start < len(x) && sum <= limit; start += 32 {
 		part := x[start:min(start+32, len(x))]
 		if importance == nil {

@@ -8,6 +8,7 @@ import (
 
 	"llmc/dtype"
 	"llmc/internal/fault"
+	"llmc/kernels"
 	"llmc/model"
 )
 
@@ -35,6 +36,9 @@ type Policy struct {
 	Embeddings bool                  // quantize the embedding with Scheme too
 	Head       bool                  // quantize the head with Scheme too
 	Importance bool                  // an importance matrix drives the block types
+	// Inputs is how the linears that are rounded round their activations; a
+	// static scale is found by Run.Calibrate.
+	Inputs kernels.Rounding
 	// Vectors is the type that vectors are converted to; dtype.Invalid keeps
 	// them.
 	Vectors dtype.Type
@@ -64,7 +68,8 @@ type Plan struct {
 	Entries []Entry
 	Notes   []string // what the user should know before running it
 
-	shuffled bool // Policy.ActOrder
+	shuffled bool             // Policy.ActOrder
+	inputs   kernels.Rounding // Policy.Inputs
 }
 
 // NewPlan decides what happens to each tensor. Divisibility and tied
@@ -76,7 +81,7 @@ func NewPlan(c *model.Config, tensors []Tensor, p Policy) (*Plan, error) {
 	}
 	tied := !slices.ContainsFunc(tensors, func(t Tensor) bool { return t.ID.Role == model.Head && !t.ID.Bias })
 	planner := planner{policy: p, tied: tied, mix: newMixModel(c, tied, p.Importance)}
-	plan := &Plan{shuffled: p.ActOrder}
+	plan := &Plan{shuffled: p.ActOrder, inputs: p.Inputs}
 	for _, t := range tensors {
 		e := planner.entry(t)
 		plan.Entries = append(plan.Entries, e)

@@ -54,7 +54,7 @@ func (m RTN) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, e
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
-	return result, nil
+	return s.finish(result), nil
 }
 
 // roundGroups gives every group of columns of every row a grid of its own.
@@ -170,6 +170,20 @@ func newGroups(rows, cols int, s Scheme) *kernels.Groups {
 		g.Zeros = make([]uint8, rows*s.groups(cols))
 	}
 	return g
+}
+
+// finish turns codes of 8 bits into the floats that they are in schemes of
+// those.
+func (s Scheme) finish(m kernels.Matrix) kernels.Matrix {
+	g, ok := m.(*kernels.Groups)
+	if !ok || !s.Float {
+		return m
+	}
+	f := &kernels.Float8{Rows: g.Rows, Cols: g.Cols, Type: dtype.F8E4M3, Codes: g.Codes, High: 1, Wide: g.GroupSize, Scales: g.Scales}
+	if s.GroupSize == PerTensor {
+		f.High, f.Scales = f.Rows, f.Scales[:1]
+	}
+	return f
 }
 
 // eachRow calls f for every row, several rows at a time, with scratch of cols

@@ -112,6 +112,45 @@ func checkRTN(t *testing.T, w f32Matrix, s Scheme) {
 	}
 }
 
+// TestRTNFloat8 compares scales with their definition and every weight with the
+// nearest number of E4M3.
+func TestRTNFloat8(t *testing.T) {
+	const rows, cols = 5, 96
+	w := randomMatrix(6, rows, cols)
+	for _, size := range []int{PerTensor, PerChannel, 32} {
+		s := Scheme{Bits: 8, Float: true, GroupSize: size, Symmetric: true, ScaleType: dtype.BF16}
+		out, err := RTN{Threads: 2}.Quantize(context.Background(), Layer{Name: "w", Weight: w}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := out.(*kernels.Float8)
+		if _, err := kernels.NewFloat8(rows, cols, q.Type, q.Codes, q.High, q.Wide, q.Scales); err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range w.data {
+			part := w.data
+			if size >= 0 {
+				part = w.data[i/q.Wide*q.Wide:][:q.Wide]
+			}
+			largest := 0.0
+			for _, x := range part {
+				largest = math.Max(largest, math.Abs(float64(x)))
+			}
+			scale := float64(dtype.BF16ToF32(dtype.F32ToBF16(float32(largest / 448))))
+			got, best := make([]float32, cols), math.Inf(1)
+			q.Row(got, i/cols)
+			for code := range 256 {
+				if x := float64(dtype.F8E4M3ToF32(uint8(code))); x == x {
+					best = math.Min(best, math.Abs(float64(v)-scale*x))
+				}
+			}
+			if e := math.Abs(float64(v - got[i%cols])); e > best+1e-6*math.Abs(float64(v)) {
+				t.Fatalf("%s: %v became %v, off by %v where %v is possible", s, v, got[i%cols], e, best)
+			}
+		}
+	}
+}
+
 // TestClipMSE checks that the search finds what trying every range one by one
 // in float64 finds, with and without importance, and that it pays.
 func TestClipMSE(t *testing.T) {
@@ -224,7 +263,7 @@ func TestGridSpecialCases(t *testing.T) {
 // TestThreadsDoNotMatter runs the same layer on one and on many threads.
 func TestThreadsDoNotMatter(t *testing.T) {
 	w := randomMatrix(3, 300, 512) // several tasks
-	for _, text := range []string{"int3:g64:asym", "int5:tensor:sym", "Q4_K", "BF16"} {
+	for _, text := range []string{"int3:g64:asym", "int5:tensor:sym", "fp8:g64", "Q4_K", "BF16"} {
 		s, err := ParseScheme(text)
 		if err != nil {
 			t.Fatal(err)
@@ -267,13 +306,13 @@ func TestCancel(t *testing.T) {
 }
 
 func TestParseScheme(t *testing.T) {
-	for _, text := range []string{"int4:g128:sym", "int8:channel:asym", "int2:tensor:sym", "Q4_K", "BF16", "MXFP4"} {
+	for _, text := range []string{"int4:g128:sym", "int8:channel:asym", "int2:tensor:sym", "fp8:channel", "fp8:tensor", "fp8:g128", "Q4_K", "BF16", "MXFP4"} {
 		s, err := ParseScheme(text)
 		if err != nil || s.String() != text {
 			t.Errorf("%q became %q, %v", text, s, err)
 		}
 	}
-	for _, text := range []string{"", "int4", "int9:g32:sym", "int1:g32:sym", "int4:g0:sym", "int4:g-1:sym", "int4:32:sym", "int4:g32:maybe", "I32", "Q4_K_M"} {
+	for _, text := range []string{"", "int4", "int9:g32:sym", "int1:g32:sym", "int4:g0:sym", "int4:g-1:sym", "int4:32:sym", "int4:g32:maybe", "I32", "Q4_K_M", "fp8", "fp4:channel", "fp8:channel:sym"} {
 		if s, err := ParseScheme(text); err == nil {
 			t.Errorf("%q became %+v, want an error", text, s)
 		}

@@ -3,10 +3,13 @@ package quantize
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"llmc/dtype"
 	"llmc/formats/raw"
+	"llmc/internal/fault"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -68,13 +71,15 @@ type Run struct {
 	importance Importance // for what Calibrate has not seen
 }
 
-// NewRun returns a run of plan over the weights it was made for.
+// NewRun returns a run of plan over the weights it was made for. What their
+// checkpoint says of rounding activations does not count any more.
 func NewRun(w *model.Weights, plan *Plan, method Method, threads int) *Run {
 	r := &Run{weights: w, method: method, threads: threads, plan: plan,
 		entries: map[model.ID]*Entry{}, results: map[model.ID]Result{}, solved: map[model.ID]bool{}}
 	for i := range plan.Entries {
 		r.entries[plan.Entries[i].ID] = &plan.Entries[i]
 	}
+	w.KeepInputs()
 	return r
 }
 
@@ -95,7 +100,7 @@ func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
 // layer is a weight as a method takes it.
 func (r *Run) layer(e *Entry, w kernels.Matrix, in *Inputs) Layer {
 	l := Layer{Name: e.Name, ID: e.ID, Weight: w, Inputs: in}
-	if r.method.Needs() != NeedsNothing {
+	if r.method.Needs() != NeedsNothing || r.plan.inputs.Static {
 		l.Solution = &Solution{}
 	}
 	return l
@@ -112,8 +117,34 @@ func (r *Run) round(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, err
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
+	if err := r.roundInputs(&l, s); err != nil {
+		return nil, err
+	}
 	r.results[l.ID] = Result{Entry: r.entries[l.ID], Stats: stats, Solution: l.Solution, Seconds: time.Since(start).Seconds()}
 	return q, nil
+}
+
+// roundInputs makes models of the weights round what a linear multiplies, as
+// the plan says. Static scales cover all that calibration has seen.
+func (r *Run) roundInputs(l *Layer, s Scheme) error {
+	in := r.plan.inputs
+	if in.Bits == 0 {
+		return nil
+	}
+	if in.Static {
+		if l.Inputs == nil || l.Inputs.MaxAbs == nil {
+			return fmt.Errorf("%s: calibration has not seen its activations", l.Name)
+		}
+		largest := slices.Max(l.Inputs.MaxAbs)
+		scale, _ := in.Grid(-largest, largest)
+		in.Scale = s.roundScale(float64(scale))
+		if in.Scale > math.MaxFloat32 {
+			return fault.Invalid("%s: activations of up to %g are too large for scales of %s", l.Name, largest, s.ScaleType)
+		}
+		l.Solution.InputScale = in.Scale
+	}
+	r.weights.RoundInputs(l.ID, in)
+	return nil
 }
 
 // Results lists what was rounded so far, in the plan's order.

@@ -23,10 +23,12 @@ const (
 
 // Scheme is how the numbers of one tensor are stored. Either Type names a
 // scalar or block type that fixes everything, or Bits and the rest describe
-// integer codes in groups of columns; see [llmc/kernels.Groups].
+// codes in groups of columns: integers, see [llmc/kernels.Groups], or 8-bit
+// floats, see [llmc/kernels.Float8].
 type Scheme struct {
-	Type      dtype.Type // dtype.Invalid for integer codes
+	Type      dtype.Type // dtype.Invalid for codes
 	Bits      int        // 2 to 8
+	Float     bool       // the codes are 8-bit floats, E4M3
 	GroupSize int        // columns that share a scale; PerChannel; PerTensor
 	Symmetric bool       // the zero point is 2^(Bits-1) everywhere
 	ScaleType dtype.Type // what scales are stored as: F16, BF16 or F32
@@ -35,11 +37,11 @@ type Scheme struct {
 // TypeScheme is the scheme of a scalar or block type.
 func TypeScheme(t dtype.Type) Scheme { return Scheme{Type: t} }
 
-// IsInteger reports whether the scheme is integer codes in groups.
+// IsInteger reports whether the scheme is codes in groups, integers or Float.
 func (s Scheme) IsInteger() bool { return s.Type == dtype.Invalid && s.Bits != 0 }
 
 // String writes a scheme as [ParseScheme] reads it: "Q4_K", "int4:g128:sym",
-// "int8:channel:asym", "int8:tensor:sym".
+// "int8:channel:asym", "int8:tensor:sym", "fp8:channel".
 func (s Scheme) String() string {
 	if !s.IsInteger() {
 		return s.Type.String()
@@ -50,6 +52,9 @@ func (s Scheme) String() string {
 		group = "channel"
 	case PerTensor:
 		group = "tensor"
+	}
+	if s.Float {
+		return fmt.Sprintf("fp%d:%s", s.Bits, group)
 	}
 	symmetry := "asym"
 	if s.Symmetric {
@@ -63,13 +68,17 @@ func ParseScheme(text string) (Scheme, error) {
 	if t, ok := dtype.Parse(strings.ToUpper(text)); ok && (t.IsFloat() || t.IsBlock()) {
 		return TypeScheme(t), nil
 	}
-	wrong := fault.Usage("scheme %q is not one like int4:g128:sym, int8:channel:asym or Q4_K", text)
+	wrong := fault.Usage("scheme %q is not one like int4:g128:sym, int8:channel:asym, fp8:channel or Q4_K", text)
 	parts := strings.Split(text, ":")
+	float := parts[0] == "fp8" && len(parts) == 2
+	if float {
+		parts = []string{"int8", parts[1], "sym"}
+	}
 	bits, isInt := strings.CutPrefix(parts[0], "int")
 	if len(parts) != 3 || !isInt {
 		return Scheme{}, wrong
 	}
-	s := Scheme{ScaleType: dtype.F16}
+	s := Scheme{ScaleType: dtype.F16, Float: float}
 	var err error
 	if s.Bits, err = strconv.Atoi(bits); err != nil {
 		return Scheme{}, wrong
@@ -102,6 +111,9 @@ func (s Scheme) Check() error {
 	}
 	if s.Bits < MinBits || s.Bits > MaxBits {
 		return fault.Usage("%d bits asked for, allowed are %d to %d", s.Bits, MinBits, MaxBits)
+	}
+	if s.Float && (s.Bits != MaxBits || !s.Symmetric) {
+		return fault.Usage("floats of %d bits asked for (symmetric %t), allowed are symmetric ones of %d", s.Bits, s.Symmetric, MaxBits)
 	}
 	if s.GroupSize < PerTensor {
 		return fault.Usage("group size %d asked for, allowed are 1 and more, %d for per channel, %d for per tensor",

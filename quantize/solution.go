@@ -17,6 +17,8 @@ type Solution struct {
 	// Alpha is the share of the inputs' size in the scales of AWQ.
 	Alpha    *float64 `json:"awq_alpha,omitempty"`
 	Unscaled string   `json:"unscaled_because,omitempty"`
+	// InputScale is the static scale of the activations, if they have one.
+	InputScale float32 `json:"input_scale,omitempty"`
 
 	// SearchedRows counts the rows of a block type that are as the search for
 	// scales leaves them, since spreading errors made their output worse.

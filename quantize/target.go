@@ -8,6 +8,7 @@ import (
 	"llmc/dtype"
 	"llmc/formats"
 	"llmc/internal/fault"
+	"llmc/kernels"
 	"llmc/model"
 	"llmc/model/export"
 	"llmc/model/hfquant"
@@ -45,6 +46,9 @@ func (t Target) Check(p *Policy) error {
 		if err := t.checkScheme(s); err != nil {
 			return err
 		}
+		if err := t.checkInputs(s, p.Inputs); err != nil {
+			return err
+		}
 	}
 	switch {
 	case t == GGUF:
@@ -76,12 +80,29 @@ func (t Target) checkScheme(s Scheme) error {
 	switch {
 	case t == GGUF:
 		return fault.Hint(fault.Usage("GGUF has block types, not groups chosen freely"), "use --type, one of Q4_K_M, Q8_0, ...")
+	case t != CompressedTensors && s.Float:
+		return fault.Hint(fault.Usage("%s has no 8-bit floats", t), "use --to compressed-tensors")
 	case t == GPTQ && !slices.Contains([]int{2, 3, 4, 8}, s.Bits):
 		return fault.Hint(fault.Usage("gptq holds 2, 3, 4 or 8 bits, not %d", s.Bits), "use --to compressed-tensors for 2 to 8 bits")
 	case t == AWQ && s.Bits != 4:
 		return fault.Hint(fault.Usage("awq holds 4 bits, not %d", s.Bits), "use --to compressed-tensors for 2 to 8 bits")
 	case t == AWQ && s.Symmetric:
 		return fault.Hint(fault.Usage("awq's codes are asymmetric"), "leave --symmetric out, or use --to compressed-tensors or gptq")
+	}
+	return nil
+}
+
+// checkInputs refuses rounding of activations that the target cannot say, or
+// that no engine has products for with such weights.
+func (t Target) checkInputs(s Scheme, in kernels.Rounding) error {
+	switch {
+	case in.Bits == 0 || s == Scheme{}:
+		return nil
+	case t != CompressedTensors:
+		return fault.Hint(fault.Usage("%s has no place for rounded activations", t), "use --to compressed-tensors, or leave --activations out")
+	case !s.IsInteger() || s.Bits != in.Bits || s.Float != in.Float || !s.Symmetric || s.GroupSize > 0:
+		return fault.Hint(fault.Usage("activations of %d bits are multiplied with symmetric weights of as many, with scales per channel or tensor, and these are %s", in.Bits, s),
+			"use --scheme W8A8 or FP8_DYNAMIC")
 	}
 	return nil
 }
@@ -111,7 +132,7 @@ func (p *Plan) Spec(w *model.Weights, t Target, mix Mix) (export.Spec, error) {
 		switch {
 		case !ok || !e.rounds():
 		case e.To.IsInteger():
-			items[i] = export.Item{ID: e.ID, Codes: e.To.hf()}
+			items[i] = export.Item{ID: e.ID, Codes: e.To.hf(p.inputs)}
 		default:
 			items[i].Type = e.To.Type
 		}
@@ -123,11 +144,18 @@ func (p *Plan) Spec(w *model.Weights, t Target, mix Mix) (export.Spec, error) {
 	return spec, nil
 }
 
-// hf is an integer scheme as Hugging Face formats name it. What is rounded per
-// tensor is held per channel, with the same scale for all.
-func (s Scheme) hf() hfquant.Scheme {
-	return hfquant.Scheme{Bits: s.Bits, GroupSize: max(s.GroupSize, 0), Symmetric: s.Symmetric}
+// hf is a scheme of codes as Hugging Face formats name it. Where codes are
+// packed, what is rounded per tensor is held per channel, with the same scale
+// for all.
+func (s Scheme) hf(in kernels.Rounding) hfquant.Scheme {
+	return hfquant.Scheme{
+		Bits: s.Bits, GroupSize: max(s.GroupSize, 0), Symmetric: s.Symmetric, Float: s.Float,
+		PerTensor: s.GroupSize == PerTensor && !s.packed(in), Inputs: in,
+	}
 }
+
+// packed reports whether codes are packed into words.
+func (s Scheme) packed(in kernels.Rounding) bool { return in.Bits == 0 && !s.Float }
 
 // quantization describes the plan in a Hugging Face configuration. The scheme
 // that most linears have is for every linear; the others name theirs.
@@ -145,7 +173,7 @@ func (p *Plan) quantization(w *model.Weights, t Target) *hfquant.Config {
 	}
 	var schemes []hfquant.Scheme
 	for i, g := range groups {
-		s := g.scheme.hf()
+		s := g.scheme.hf(p.inputs)
 		s.Name, s.Targets = fmt.Sprintf("group_%d", i), g.modules
 		if i == 0 {
 			s.Targets = []string{"Linear"}
@@ -177,7 +205,9 @@ func (p *Plan) schemes(w *model.Weights) (groups []schemeGroup, ignored []string
 			continue
 		}
 		scheme := e.To
-		scheme.GroupSize = max(scheme.GroupSize, 0)
+		if scheme.packed(p.inputs) {
+			scheme.GroupSize = max(scheme.GroupSize, 0)
+		}
 		at := slices.IndexFunc(groups, func(g schemeGroup) bool { return g.scheme == scheme })
 		if at < 0 {
 			groups = append(groups, schemeGroup{scheme: scheme})

@@ -48,6 +48,12 @@ func TestTargets(t *testing.T) {
 		{"gptq", GPTQ, Policy{Scheme: Scheme{Bits: 4, GroupSize: 128, Symmetric: true}, UniformGroups: true}},
 		{"gptq 3 bits asymmetric", GPTQ, Policy{Scheme: Scheme{Bits: 3, GroupSize: 32}, UniformGroups: true}},
 		{"awq", AWQ, Policy{Scheme: Scheme{Bits: 4, GroupSize: 64}, UniformGroups: true, Ignore: []string{"v"}}},
+		{"int8 with int8 activations", CompressedTensors, Policy{Scheme: Scheme{Bits: 8, GroupSize: PerChannel, Symmetric: true}, Head: true,
+			Ignore: []string{"o"}, Inputs: kernels.Rounding{Bits: 8}}},
+		{"the same per tensor", CompressedTensors, Policy{Scheme: Scheme{Bits: 8, GroupSize: PerTensor, Symmetric: true}, Inputs: kernels.Rounding{Bits: 8}}},
+		{"float8 with float8 activations", CompressedTensors, Policy{Scheme: Scheme{Bits: 8, Float: true, GroupSize: PerTensor, Symmetric: true},
+			Inputs: kernels.Rounding{Bits: 8, Float: true}}},
+		{"float8 weights", CompressedTensors, Policy{Scheme: Scheme{Bits: 8, Float: true, GroupSize: PerChannel, Symmetric: true}}},
 		{"Q4_K_M", GGUF, Policy{Mix: Mix{"Q4_K_M", 15, dtype.Q4_K}, Vectors: dtype.F32}},
 		{"Q2_K", GGUF, Policy{Mix: Mix{"Q2_K", 10, dtype.Q2_K}, Vectors: dtype.F32, Ignore: []string{"down"}}},
 	}
@@ -117,6 +123,9 @@ func checkTarget(t *testing.T, c *formats.Checkpoint, w *model.Weights, target T
 			rounded++
 		}
 		sameWeights(t, w, e, want, got, target)
+		if in, err := back.Inputs(e.ID); err != nil || (in.Bits > 0) != (e.rounds() && policy.Inputs.Bits > 0) || in.Bits > 0 && in != policy.Inputs {
+			t.Errorf("%s rounds its activations to %s, %v", e.ID, in, err)
+		}
 	}
 	if results := run.Results(); len(results) != rounded || rounded < 8 {
 		t.Errorf("%d tensors were rounded, %d measured", rounded, len(results))
@@ -147,7 +156,8 @@ func sameWeights(t *testing.T, w *model.Weights, e *Entry, want, got kernels.Mat
 			return
 		}
 	}
-	if g, ok := got.(*kernels.Groups); ok != e.To.IsInteger() || ok && g.Bits != e.To.Bits {
+	g, integers := got.(*kernels.Groups)
+	if _, floats := got.(*kernels.Float8); floats != e.To.Float || integers != (e.To.IsInteger() && !floats) || integers && g.Bits != e.To.Bits {
 		t.Errorf("%s is a %T, want %s", e.ID, got, e.To)
 	}
 }
@@ -188,6 +198,8 @@ func TestTargetRefuses(t *testing.T) {
 	int5 := Scheme{Bits: 5, GroupSize: 64, Symmetric: true}
 	asym := Scheme{Bits: 4, GroupSize: 64}
 	sym := Scheme{Bits: 4, GroupSize: 64, Symmetric: true}
+	int8 := Scheme{Bits: 8, Symmetric: true}
+	float8 := Scheme{Bits: 8, Float: true, Symmetric: true}
 	cases := []struct {
 		target Target
 		policy Policy
@@ -204,6 +216,11 @@ func TestTargetRefuses(t *testing.T) {
 		{CompressedTensors, Policy{Mix: Mix{Name: "Q4_0", Default: dtype.Q4_0}}, "GGUF type"},
 		{CompressedTensors, Policy{Scheme: asym, Roles: map[model.Role]Scheme{model.O: TypeScheme(dtype.Q4_0)}}, "GGUF type"},
 		{GGUF, Policy{Scheme: sym}, "block types"},
+		{GPTQ, Policy{Scheme: float8}, "no 8-bit floats"},
+		{GPTQ, Policy{Scheme: int8, Inputs: kernels.Rounding{Bits: 8}}, "no place for rounded activations"},
+		{CompressedTensors, Policy{Scheme: sym, Inputs: kernels.Rounding{Bits: 8}}, "these are int4:g64:sym"},
+		{CompressedTensors, Policy{Scheme: int8, Inputs: kernels.Rounding{Bits: 8, Float: true}}, "these are int8:channel:sym"},
+		{CompressedTensors, Policy{Scheme: float8, Roles: map[model.Role]Scheme{model.Down: int8}, Inputs: kernels.Rounding{Bits: 8, Float: true}}, "these are int8"},
 	}
 	for _, tc := range cases {
 		err := tc.target.Check(&tc.policy)

@@ -126,6 +126,11 @@ func (r *Run) load(block int, saved []byte) error {
 		}
 		r.results[id] = Result{Entry: e, Stats: kept.Stats, Solution: kept.Solution, Seconds: kept.Seconds}
 		r.solved[id] = true
+		in := r.plan.inputs
+		if kept.Solution != nil {
+			in.Scale = kept.Solution.InputScale
+		}
+		r.weights.RoundInputs(id, in)
 	}
 	return nil
 }

@@ -62,6 +62,9 @@ func (o *quantizeOptions) budgetPolicy(target quantize.Target) (quantize.Policy,
 	if o.typeName != "" || o.given("bits") {
 		return p, fault.Hint(fault.Usage("--bits and --type say how small, and so does a target"), "leave one of them out")
 	}
+	if o.scheme != "" || o.activations != "none" {
+		return p, fault.Hint(fault.Usage("--scheme and --activations fix the bits, which a target chooses"), "leave one of them out")
+	}
 	if err := o.budget.parse(); err != nil {
 		return p, err
 	}
@@ -73,7 +76,7 @@ func (o *quantizeOptions) budgetPolicy(target quantize.Target) (quantize.Policy,
 		p.Mix.Name = mixed
 	case quantize.CompressedTensors:
 		o.bits = quantize.MaxBits
-		p.Scheme, err = o.scheme(target)
+		p.Scheme, err = o.groups(target)
 	default:
 		err = fault.Hint(fault.Usage("%s has one number of bits for all linears, so there is nothing to choose", target),
 			"use --to gguf or compressed-tensors")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -57,8 +58,8 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 		return err
 	}
 	for _, flag := range gptqFlags {
-		if given(flag) && job.method.Name() == "awq" {
-			return fault.Hint(fault.Usage("--%s says how gptq rounds, and the method is awq", flag), "use --method gptq or awq+gptq")
+		if given(flag) && !job.gather && !strings.Contains(job.method.Name(), "gptq") {
+			return fault.Hint(fault.Usage("--%s says how gptq rounds, and the method is %s", flag, job.method.Name()), "use --method gptq or awq+gptq")
 		}
 	}
 	scheme := job.policy.Scheme
@@ -80,7 +81,7 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 // settleImportance settles what --imatrix, --save-imatrix and, with a method
 // that needs no calibration, --calibration ask for.
 func (o *calibrationOptions) settleImportance(job *quantizeJob, given func(string) bool) error {
-	gguf, rtn := job.target == quantize.GGUF, job.method.Needs() == quantize.NeedsNothing
+	gguf, rtn := job.target == quantize.GGUF, !job.solves()
 	for _, flag := range []string{"imatrix", "save-imatrix"} {
 		switch {
 		case !given(flag):

@@ -50,6 +50,7 @@ type quantizeOptions struct {
 	force         bool
 	dryRun        bool
 
+	schemeOptions
 	calibration calibrationOptions
 	budget      budgetOptions
 
@@ -69,6 +70,13 @@ an engine loads:
   --to awq                 a folder for vLLM and transformers: 4 bits, asymmetric
   --to gguf                a file for llama.cpp; --type names the mix of types
 
+Schemes of --scheme, named as in llm-compressor (compressed-tensors):
+  W4A16 W4A16_ASYM W8A16   integer weights in groups of 128
+  W8A8                     8-bit weights per channel, activations 8-bit per token
+  FP8_DYNAMIC              8-bit floats (E4M3), the same way
+  FP8                      8-bit floats with one scale per tensor, for activations
+                           the one that the --calibration text needs
+
 Types of --type: ` + strings.Join(quantize.MixNames(), " ") + `.
 They give every tensor what llama.cpp's own quantizer gives it.
 
@@ -79,6 +87,7 @@ With --text FILE the model is measured before and after.`,
   llmc quantize model/ --type Q4_K_M -o model-q4.gguf --text test.txt
   llmc quantize model/ --bits 4 --group-size 32 --clip mse --to gptq -o out/
   llmc quantize model/ --bits 3 --method gptq --calibration sample.txt --to gptq -o out/
+  llmc quantize model/ --scheme W8A8 --smooth 0.5 --calibration sample.txt -o model-w8a8/
   llmc quantize model/ --type Q3_K_M --calibration sample.txt --save-imatrix model.imatrix.gguf
   llmc quantize model/ --type Q4_K_M --imatrix model.imatrix.gguf
   llmc quantize model/ --target-size 300MB --calibration sample.txt -o model.gguf
@@ -92,6 +101,10 @@ With --text FILE the model is measured before and after.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&o.out, "output", "o", "", "file or folder to write (default: a name made of MODEL and type, here)")
 	flags.IntVar(&o.bits, "bits", 0, "bits of a weight, 2 to 8")
+	flags.StringVar(&o.scheme, "scheme", "", "weights and activations by name (instead of --bits): "+strings.Join(presetNames(), ", "))
+	flags.StringVar(&o.activations, "activations", "none",
+		"round activations like 8-bit weights: dynamic (a scale per token), static (one from calibration), none")
+	flags.Float64Var(&o.smooth, "smooth", 0, "SmoothQuant first: how much of the activations' range moves to the weights, 0.5 in most cases")
 	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_K_M (instead of --bits)")
 	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest), or gptq, awq, awq+gptq (calibrated)")
 	o.budget.register(cmd)
@@ -131,7 +144,12 @@ type quantizeJob struct {
 }
 
 // calibrates reports whether text is taken through the model.
-func (j *quantizeJob) calibrates() bool { return j.gather || j.method.Needs() != quantize.NeedsNothing }
+func (j *quantizeJob) calibrates() bool { return j.gather || j.solves() }
+
+// solves reports whether that is to round the linears.
+func (j *quantizeJob) solves() bool {
+	return j.method.Needs() != quantize.NeedsNothing || j.policy.Inputs.Static
+}
 
 // settle turns flags into a job, and refuses those that do not go together.
 // No file is opened.
@@ -139,6 +157,9 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 	job := &quantizeJob{path: demo.Name, out: o.out}
 	if len(args) > 0 {
 		job.path = args[0]
+	}
+	if err := o.settleScheme(); err != nil {
+		return nil, err
 	}
 	var err error
 	if job.target, err = o.target(job.path); err != nil {
@@ -172,6 +193,9 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 			return nil, err
 		}
 	} else if job.policy, err = o.policy(job.target); err != nil {
+		return nil, err
+	}
+	if job.method, err = o.smoothed(job.method, job.policy.Inputs); err != nil {
 		return nil, err
 	}
 	if err := job.target.Check(&job.policy); err != nil {
@@ -217,119 +241,7 @@ func (o *quantizeOptions) target(path string) (quantize.Target, error) {
 func isGGUFName(path string) bool { return strings.EqualFold(filepath.Ext(path), ".gguf") }
 
 // groupFlags belong to integer codes in groups, which GGUF does not have.
-var groupFlags = []string{"group-size", "symmetric", "asymmetric", "clip", "embeddings", "head"}
-
-// policy turns flags into what happens to which tensor.
-func (o *quantizeOptions) policy(target quantize.Target) (quantize.Policy, error) {
-	p := quantize.Policy{Ignore: o.ignore, Embeddings: o.embeddings, Head: o.head}
-	var err error
-	switch {
-	case o.typeName != "" && o.bits != 0:
-		return p, fault.Usage("--bits %d and --type %s both say how small", o.bits, o.typeName)
-	case o.typeName == "" && !o.given("bits"):
-		return p, fault.Hint(fault.Usage("neither --bits nor --type says how small"), "llmc quantize MODEL --bits 4, or --type Q4_K_M")
-	case o.typeName == "" && (o.bits < quantize.MinBits || o.bits > quantize.MaxBits):
-		return p, fault.Usage("--bits is %d, allowed are %d to %d", o.bits, quantize.MinBits, quantize.MaxBits)
-	case target == quantize.GGUF:
-		p.Mix, err = o.mix()
-	case o.typeName != "":
-		err = fault.Usage("--type %s is for GGUF, and --to is %s", o.typeName, target)
-	default:
-		p.UniformGroups = target == quantize.GPTQ || target == quantize.AWQ
-		p.Scheme, err = o.scheme(target)
-	}
-	if err != nil {
-		return p, err
-	}
-	p.Roles, err = o.roles(target, p.Scheme)
-	return p, err
-}
-
-// mix settles the GGUF types.
-func (o *quantizeOptions) mix() (quantize.Mix, error) {
-	for _, flag := range groupFlags {
-		if o.given(flag) {
-			return quantize.Mix{}, fault.Hint(fault.Usage("--%s does not go with GGUF, whose types fix it", flag),
-				"leave it out, or use --to compressed-tensors")
-		}
-	}
-	if o.typeName != "" {
-		mix, ok := quantize.ParseMix(o.typeName)
-		if !ok {
-			return mix, fault.Usage("--type is %q, allowed are %s", o.typeName, strings.Join(quantize.MixNames(), ", "))
-		}
-		return mix, nil
-	}
-	mix, ok := quantize.MixOfBits(o.bits)
-	if !ok {
-		return mix, fault.Hint(fault.Usage("GGUF has no type of %d bits", o.bits), "use --bits 6 or 8, or --to compressed-tensors")
-	}
-	return mix, nil
-}
-
-// scheme settles the integer codes. The type of the scales depends on the
-// model and is filled in later.
-func (o *quantizeOptions) scheme(target quantize.Target) (quantize.Scheme, error) {
-	s := quantize.Scheme{Bits: o.bits, Symmetric: !o.asymmetric && target != quantize.AWQ, ScaleType: dtype.F16}
-	if o.symmetric {
-		s.Symmetric = true
-	}
-	if o.symmetric && o.asymmetric {
-		return s, fault.Usage("--symmetric and --asymmetric exclude each other")
-	}
-	switch o.groupSize {
-	case "channel", "-1": // -1 is how GPTQ's configurations write it
-		s.GroupSize = quantize.PerChannel
-	case "tensor":
-		s.GroupSize = quantize.PerTensor
-	default:
-		n, err := strconv.Atoi(o.groupSize)
-		if err != nil || n < 1 || n > 1<<20 {
-			return s, fault.Usage("--group-size is %q, allowed are a number of columns, channel and tensor", o.groupSize)
-		}
-		s.GroupSize = n
-	}
-	return s, s.Check()
-}
-
-// roles settles --bits-for.
-func (o *quantizeOptions) roles(target quantize.Target, base quantize.Scheme) (map[model.Role]quantize.Scheme, error) {
-	roles := map[model.Role]quantize.Scheme{}
-	for _, text := range o.bitsFor {
-		name, value, found := strings.Cut(text, "=")
-		role, ok := model.ParseRole(name)
-		if !found || !ok || !role.IsMatrix() {
-			return nil, fault.Usage("--bits-for is %q, allowed is ROLE=BITS with a role of q, k, v, o, gate, up, down, embed, head", text)
-		}
-		s, err := roleScheme(target, base, value)
-		if err != nil {
-			return nil, fault.Usage("--bits-for %s: %w", text, err)
-		}
-		roles[role] = s
-	}
-	return roles, nil
-}
-
-// roleScheme is the scheme of one role: a number of bits, or in GGUF a type.
-func roleScheme(target quantize.Target, base quantize.Scheme, value string) (quantize.Scheme, error) {
-	bits, err := strconv.Atoi(value)
-	if err == nil && target != quantize.GGUF {
-		base.Bits = bits
-		return base, base.Check()
-	}
-	if err == nil {
-		t, ok := quantize.TypeOfBits(bits)
-		if !ok {
-			return base, fmt.Errorf("GGUF has no type of %d bits, allowed are 2, 3, 4, 5, 6, 8, 16", bits)
-		}
-		return quantize.TypeScheme(t), nil
-	}
-	mix, ok := quantize.ParseMix(value)
-	if !ok || mix.Default.String() != mix.Name {
-		return base, fmt.Errorf("%q is neither a number of bits nor a type such as Q6_K", value)
-	}
-	return quantize.TypeScheme(mix.Default), nil
-}
+var groupFlags = []string{"scheme", "activations", "smooth", "group-size", "symmetric", "asymmetric", "clip", "embeddings", "head"}
 
 // defaultOut names the output after the model and what becomes of most of its
 // linears, in the current folder.
@@ -354,7 +266,18 @@ func (j *quantizeJob) defaultOut(plan *quantize.Plan) string {
 	case quantize.PerTensor:
 		group = "tensor"
 	}
-	return fmt.Sprintf("%s-%s-int%d-%s", base, j.target, s.Bits, group)
+	numbers := "int"
+	if s.Float {
+		numbers = "fp"
+	}
+	name := fmt.Sprintf("%s-%s-%s%d-%s", base, j.target, numbers, s.Bits, group)
+	switch in := j.policy.Inputs; {
+	case in.Static:
+		name += "-static"
+	case in.Bits > 0:
+		name += "-dynamic"
+	}
+	return name
 }
 
 // modelBase is the name of a model without folder, extension, and the type

@@ -24,6 +24,10 @@ type quantizeReport struct {
 	Scheme string `json:"scheme"` // the mix, or bits, group and symmetry of most linears
 	Method string `json:"method"`
 	Clip   string `json:"clip"`
+	// Activations is how the output has engines round activations, Smooth the
+	// alpha of SmoothQuant; absent where they do not, and without it.
+	Activations string  `json:"activations,omitempty"`
+	Smooth      float64 `json:"smooth,omitempty"`
 
 	Parameters    int64   `json:"parameters"`
 	BytesBefore   int64   `json:"bytes_before"` // of all tensors
@@ -77,6 +81,12 @@ func (q *quantization) newReport(notes []string) quantizeReport {
 		r.Scheme, r.Allocation = mixed, q.job.found
 	case r.Scheme == "":
 		r.Scheme = q.job.policy.Scheme.String()
+	}
+	if in := q.job.policy.Inputs; in.Bits > 0 {
+		r.Activations = in.String()
+	}
+	if m, ok := q.job.method.(quantize.Smooth); ok {
+		r.Smooth = m.Alpha
 	}
 	r.BytesBefore, r.BytesAfter = q.plan.Bytes()
 	if q.out != nil {
@@ -235,7 +245,8 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 		header = append(header, "error", "worst", "in block")
 	}
 	calibrated := measured && r.Calibration != nil && !q.job.gather
-	if calibrated {
+	solved := slices.ContainsFunc(r.Tensors, func(t tensorReport) bool { return t.Solution != nil && t.OutputError != nil })
+	if solved {
 		header = append(header, "output", "by rtn")
 	}
 	var rows [][]string
@@ -244,7 +255,7 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 		if measured {
 			row = append(row, r.errorsOf(c)...)
 		}
-		if calibrated {
+		if solved {
 			row = append(row, r.outputErrorsOf(c)...)
 		}
 		rows = append(rows, row)
@@ -256,7 +267,10 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 		ui.print("\nerror: of the weights, relative to their size (Frobenius norms), by %s with clip %s", r.Method, r.Clip)
 	}
 	if calibrated {
-		r.printCalibration(ui)
+		r.printCalibration(ui, solved)
+	}
+	if r.Activations != "" {
+		ui.print("activations: %s, when the output is run", r.Activations)
 	}
 	if r.Allocation != nil {
 		r.printAllocation(ui)
@@ -353,12 +367,19 @@ func (r *quantizeReport) outputErrorsOf(c quantize.Count) []string {
 	return []string{percentString(own / float64(n)), percentString(rtn / float64(n))}
 }
 
-// printCalibration says what the output errors are, and what did not go as
-// asked for.
-func (r *quantizeReport) printCalibration(ui *ui) {
+// printCalibration says what calibration was for, what the output errors are,
+// and what did not go as asked for.
+func (r *quantizeReport) printCalibration(ui *ui, solved bool) {
 	c := r.Calibration
-	ui.print("output: of the linears' outputs on %d samples of %d tokens, relative to their size; by rtn: if rounded to nearest",
-		c.Samples, c.Context)
+	if solved {
+		ui.print("output: of the linears' outputs on %d samples of %d tokens, relative to their size; by rtn: if rounded to nearest",
+			c.Samples, c.Context)
+	} else {
+		ui.print("calibrated on %d samples of %d tokens", c.Samples, c.Context)
+	}
+	if r.Smooth > 0 {
+		ui.print("channels were smoothed with alpha %g (SmoothQuant)", r.Smooth)
+	}
 	for _, t := range r.Tensors {
 		if t.Solution != nil && t.Damping > c.Damp {
 			ui.print("%s needed damping %g", t.Name, t.Damping)
