@@ -34,7 +34,8 @@ type pruneOptions struct {
 	force      bool
 	dryRun     bool
 
-	samples sampleOptions
+	samples    sampleOptions
+	structured structuredOptions
 
 	flags *pflag.FlagSet
 }
@@ -43,7 +44,7 @@ func newPruneCommand(global *globalOptions) *cobra.Command {
 	o := &pruneOptions{}
 	cmd := &cobra.Command{
 		Use:   "prune [MODEL]",
-		Short: "Set the weights that matter least to zero",
+		Short: "Set the weights that matter least to zero, or remove whole parts",
 		Long: `Sets a share of the weights of every linear to zero and writes the model in the
 format and the types it has, which every engine loads:
   --method magnitude  the smallest weights
@@ -55,11 +56,27 @@ wanda and sparsegpt see the model's activations on the text of --calibration.
 Weights that are zero stay so. Files are as large as before: engines have no
 use for sparse ones, but what compresses files makes them smaller.
 
+With --structured, whole parts are removed instead, and what is left is a
+smaller model of the same family, which transformers and llama.cpp run faster:
+  --structured heads   key and value heads with their query heads, as many in
+                       every block; query heads where one is shared by all
+  --structured ffn     feed-forward neurons, as many in every block
+  --structured hidden  channels of the residual stream, in the whole model
+  --structured layers  whole layers
+Text shows what matters: heads, neurons and channels by the size of their
+activations (arXiv 2407.14679), layers by how far they turn the residual stream
+(arXiv 2403.03853). Then o or down is fitted to make up for what is gone. How much
+goes is said by one of --sparsity (a share of the parts; the nearest number that
+there can be), --remove, --target-params, --target-size and --nested. Quantized
+models do not come apart: prune first, then quantize.
+
 Without MODEL the built-in demo model is pruned, measured, and written only with
 -o. With --text FILE the model is measured before and after.`,
 		Example: `  llmc prune --sparsity 0.5
   llmc prune model/ --sparsity 0.5 --method sparsegpt --calibration sample.txt -o pruned/
-  llmc prune model.gguf --pattern 2:4 --method wanda --calibration sample.txt --text test.txt`,
+  llmc prune model.gguf --pattern 2:4 --method wanda --calibration sample.txt --text test.txt
+  llmc prune model/ --structured ffn --sparsity 0.25 --calibration sample.txt -o smaller/
+  llmc prune model/ --structured layers --remove 4 --calibration sample.txt -o model.gguf`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.flags = cmd.Flags()
@@ -80,6 +97,7 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	flags.StringVar(&o.reportFile, "report", "", "also write the JSON document of --json to this file")
 	flags.BoolVar(&o.force, "force", false, "replace an existing output")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")
+	o.structured.register(cmd)
 	return cmd
 }
 
@@ -152,6 +170,14 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 func (p *pruning) calibrates() bool { return p.method.Needs() != prune.NeedsNothing }
 
 func runPrune(ctx context.Context, global *globalOptions, o *pruneOptions, args []string) error {
+	if o.flags.Changed("structured") {
+		return runStructured(ctx, global, o, args)
+	}
+	for _, flag := range structuredFlags {
+		if o.flags.Changed(flag) {
+			return fault.Hint(fault.Usage("--%s goes with --structured", flag), "add --structured ffn, or leave it out")
+		}
+	}
 	p, err := o.settle(args)
 	if err != nil {
 		return err

@@ -21,8 +21,8 @@ func newRootCommand(ui *ui) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "llmc",
 		Short: "Make a language model smaller and measure what that cost",
-		Long: `llmc quantizes language models and measures what that cost, with its own
-kernels. It reads Hugging Face folders (safetensors) and GGUF files, and writes
+		Long: `llmc quantizes and prunes language models and measures what that cost, with its
+own kernels. It reads Hugging Face folders (safetensors) and GGUF files, and writes
 what llama.cpp, transformers and vLLM load.
 
 MODEL is a Hugging Face folder, a .safetensors file with its config.json beside

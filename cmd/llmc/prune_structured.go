@@ -1,0 +1,535 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"llmc/calibrate"
+	"llmc/demo"
+	"llmc/dtype"
+	"llmc/eval"
+	"llmc/formats"
+	"llmc/internal/fault"
+	"llmc/model"
+	"llmc/model/export"
+	"llmc/prune/structured"
+)
+
+// structuredOptions are the flags of "llmc prune --structured".
+type structuredOptions struct {
+	axis         string
+	remove       int
+	targetParams string
+	targetSize   string
+	nested       []float64
+	multiple     int
+	noRepair     bool
+	to           string
+}
+
+// structuredFlags are those that say nothing without --structured.
+var structuredFlags = []string{"remove", "target-params", "target-size", "nested", "multiple", "no-repair", "to"}
+
+func (o *structuredOptions) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.axis, "structured", "", "remove whole parts: "+strings.Join(structured.AxisNames(), ", "))
+	flags.IntVar(&o.remove, "remove", 0, "structured: how many are removed, of every block or of the model")
+	flags.StringVar(&o.targetParams, "target-params", "", "structured: remove as few as leave at most this many parameters: 100M")
+	flags.StringVar(&o.targetSize, "target-size", "", "structured: remove as few as leave at most this size: 200MB")
+	flags.Float64SliceVar(&o.nested, "nested", nil, "structured: write a model for each of these shares that are left, from one ranking: 0.75,0.5")
+	flags.IntVar(&o.multiple, "multiple", structured.DefaultMultiple, "ffn, hidden: what widths are multiples of; 256 for llama.cpp's K-quants")
+	flags.BoolVar(&o.noRepair, "no-repair", false, "structured: do not fit what is left to make up for what is gone")
+	flags.StringVar(&o.to, "to", "", "structured: gguf or safetensors (default: what OUT is called like, or what MODEL is)")
+}
+
+// structuredJob is what the flags mean.
+type structuredJob struct {
+	path     string // "demo" for the built-in model
+	kind     formats.Kind
+	axis     structured.Axis
+	maxShard int64
+	params   int64 // of --target-params; 0 for none
+	bytes    int64 // of --target-size; 0 for none
+}
+
+// settleStructured turns flags into a job, and refuses those that do not go
+// together. No file is opened.
+func (o *pruneOptions) settleStructured(args []string) (*structuredJob, error) {
+	job := &structuredJob{path: demo.Name}
+	if len(args) > 0 {
+		job.path = args[0]
+	}
+	s := &o.structured
+	var ok bool
+	if job.axis, ok = structured.ParseAxis(s.axis); !ok {
+		return nil, fault.Usage("--structured is %q, allowed are %s", s.axis, strings.Join(structured.AxisNames(), ", "))
+	}
+	if err := o.settleAmount(job); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.to == "gguf", s.to == "" && (isGGUFName(o.out) || o.out == "" && isGGUFName(job.path)):
+		job.kind = formats.GGUF
+	case s.to != "" && s.to != "safetensors":
+		return nil, fault.Usage("--to is %q, allowed are gguf and safetensors", s.to)
+	case isGGUFName(o.out):
+		return nil, fault.Usage("the output %s is called like a GGUF file, and a folder is written", o.out)
+	}
+	var err error
+	if job.maxShard, err = shardSize(o.maxShard); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.multiple < 1:
+		return nil, fault.Usage("--multiple is %d, allowed is 1 and more", s.multiple)
+	case o.context < 0:
+		return nil, fault.Usage("--context is %d, allowed is 1 and more", o.context)
+	}
+	if !(o.damp > 0 && o.damp <= 1) {
+		return nil, fault.Usage("--damp is %g, allowed is more than 0, up to 1", o.damp)
+	}
+	if o.dryRun && o.samples.file == "" {
+		return job, nil // no text is read
+	}
+	return job, o.samples.settle(job.path, o.flags.Changed)
+}
+
+// settleAmount settles how much goes, which is said once.
+func (o *pruneOptions) settleAmount(job *structuredJob) error {
+	s := &o.structured
+	var said []string
+	for _, flag := range []string{"sparsity", "remove", "target-params", "target-size", "nested"} {
+		if o.flags.Changed(flag) {
+			said = append(said, "--"+flag)
+		}
+	}
+	switch {
+	case len(said) == 0:
+		return fault.Hint(fault.Usage("nothing says how much is removed"), "add --sparsity 0.25, --remove, --target-params, --target-size or --nested")
+	case len(said) > 1:
+		return fault.Usage("%s say how much is removed, allowed is one of them", strings.Join(said, " and "))
+	}
+	if !(o.sparsity >= 0 && o.sparsity < 1) {
+		return fault.Usage("--sparsity is %g, allowed is 0 up to, but not including, 1", o.sparsity)
+	}
+	for _, flag := range []string{"pattern", "method", "ignore", "report"} {
+		if o.flags.Changed(flag) {
+			return fault.Usage("--%s does not go with --structured", flag)
+		}
+	}
+	for _, share := range s.nested {
+		if !(share > 0 && share < 1) {
+			return fault.Usage("--nested has %g, allowed are shares between 0 and 1", share)
+		}
+	}
+	var err error
+	if o.flags.Changed("target-size") {
+		if job.bytes, err = eval.ParseSize(s.targetSize); err != nil {
+			return fault.Usage("--target-size: %w", err)
+		}
+	}
+	if o.flags.Changed("target-params") {
+		// 100M is 100MB without the unit of bytes.
+		text := strings.TrimSuffix(strings.ToUpper(s.targetParams), "B") + "B"
+		if strings.HasSuffix(strings.ToUpper(s.targetParams), "B") {
+			text = strings.TrimSuffix(text, "B") + "GB"
+		}
+		if job.params, err = eval.ParseSize(text); err != nil {
+			return fault.Usage("--target-params is %q, allowed are forms like 100M, 1.1B and 99000000", s.targetParams)
+		}
+	}
+	return nil
+}
+
+// structuredRun is one run of the command.
+type structuredRun struct {
+	job     *structuredJob
+	options *pruneOptions
+	from    *formats.Checkpoint
+	weights *model.Weights
+	widths  []int // that are left, one for each output
+	sample  *sample
+	report  structuredReport
+}
+
+func runStructured(ctx context.Context, global *globalOptions, o *pruneOptions, args []string) error {
+	job, err := o.settleStructured(args)
+	if err != nil {
+		return err
+	}
+	var text *eval.Text
+	if o.text != "" || isDemo(job.path) {
+		t, err := evalText(o.text, job.path)
+		if err != nil {
+			return err
+		}
+		text = &t
+	}
+	if isDemo(job.path) {
+		global.ui.note("no model given: pruning the built-in demo model")
+	}
+	c, err := openModel(job.path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	w, err := model.Open(c)
+	if err != nil {
+		return fmt.Errorf("%s: %w", job.path, err)
+	}
+	p := &structuredRun{job: job, options: o, from: c, weights: w}
+	if err := p.plan(); err != nil {
+		return fmt.Errorf("%s: %w", job.path, err)
+	}
+	for _, note := range p.report.Notes {
+		global.ui.warn("%s", note)
+	}
+	if o.dryRun {
+		p.report.DryRun = true
+		return p.report.print(global.ui)
+	}
+	for _, out := range p.report.Outputs {
+		if err := checkOutput(out.Output, o.samples.resume, o.force); err != nil {
+			return err
+		}
+	}
+	return p.execute(ctx, global, text)
+}
+
+// plan settles widths and outputs, from headers alone.
+func (p *structuredRun) plan() error {
+	o, job, c := p.options, p.job, &p.weights.Config
+	widths, err := structured.Widths(c, job.axis, o.structured.multiple, job.kind)
+	if err != nil {
+		return err
+	}
+	if err := p.settleWidths(widths); err != nil {
+		return err
+	}
+	p.report = structuredReport{
+		Model: job.path, Structured: job.axis.String(), Unit: job.axis.Unit(c), Units: job.axis.Units(c),
+		Parameters: c.Parameters(), Repair: !o.structured.noRepair,
+	}
+	for _, id := range c.IDs() {
+		p.report.Bytes += p.weights.Bytes(id)
+	}
+	for i, n := range p.widths {
+		cut, err := p.weights.Cut(structured.Outline(c, job.axis, n))
+		if err != nil {
+			return err
+		}
+		out := structuredOutput{Left: n, Parameters: cut.Config.Parameters(), Output: p.outputName(i, n)}
+		e, err := p.export(cut)
+		if err != nil {
+			return err
+		}
+		out.Bytes = e.Bytes()
+		if i == 0 {
+			p.report.Notes = e.Notes
+		}
+		p.report.Outputs = append(p.report.Outputs, out)
+	}
+	return nil
+}
+
+// settleWidths chooses what is left.
+func (p *structuredRun) settleWidths(widths []int) error {
+	o, job, c := p.options, p.job, &p.weights.Config
+	if len(o.structured.nested) > 0 {
+		for _, share := range o.structured.nested {
+			n, err := structured.Nearest(c, job.axis, widths, share)
+			if err != nil {
+				return err
+			}
+			if slices.Contains(p.widths, n) {
+				return fault.Usage("--nested %g leaves %d %s, as another one does", share, n, job.axis.Unit(c))
+			}
+			p.widths = append(p.widths, n)
+		}
+		return nil
+	}
+	var n int
+	var err error
+	switch {
+	case o.flags.Changed("remove"):
+		n, err = structured.Without(c, job.axis, widths, o.structured.remove)
+	case job.params > 0 || job.bytes > 0:
+		n, err = structured.Largest(c, job.axis, widths, p.fits)
+	default:
+		n, err = structured.Nearest(c, job.axis, widths, 1-o.sparsity)
+	}
+	p.widths = []int{n}
+	return err
+}
+
+// fits reports whether a model of a width is small enough.
+func (p *structuredRun) fits(n int) bool {
+	cut, err := p.weights.Cut(structured.Outline(&p.weights.Config, p.job.axis, n))
+	if err != nil {
+		return true // plan says what is wrong
+	}
+	if p.job.params > 0 {
+		return cut.Config.Parameters() <= p.job.params
+	}
+	e, err := p.export(cut)
+	return err != nil || e.Bytes() <= p.job.bytes
+}
+
+// export lays out what is written of cut weights.
+func (p *structuredRun) export(cut *model.Weights) (*export.Export, error) {
+	items, err := export.Plain(cut, p.job.kind, dtype.Invalid)
+	if err != nil {
+		return nil, err
+	}
+	return export.New(p.from, cut, export.Spec{Kind: p.job.kind, Items: items, FileType: export.FileType(items), MaxShard: p.job.maxShard})
+}
+
+// outputName is where an output goes, "" for nowhere.
+func (p *structuredRun) outputName(i, width int) string {
+	o, job := p.options, p.job
+	if o.out == "" && isDemo(job.path) {
+		return ""
+	}
+	ext := ""
+	if job.kind == formats.GGUF {
+		ext = ".gguf"
+	}
+	switch {
+	case o.out == "":
+		return fmt.Sprintf("%s-%s%d%s", modelBase(job.path), job.axis, width, ext)
+	case len(o.structured.nested) == 0:
+		return o.out
+	}
+	own := filepath.Ext(o.out)
+	if !strings.EqualFold(own, ".gguf") {
+		own = ""
+	}
+	return fmt.Sprintf("%s-%g%s", strings.TrimSuffix(o.out, own), o.structured.nested[i], cmp.Or(own, ext))
+}
+
+// execute ranks, cuts, writes and measures.
+func (p *structuredRun) execute(ctx context.Context, global *globalOptions, measured *eval.Text) error {
+	ui := global.ui
+	defer ui.closeProgress()
+	if err := p.weights.Check(ctx, func(done, total int64) { ui.progress("check", done, total) }); err != nil {
+		return fmt.Errorf("%s: %w", p.job.path, err)
+	}
+	text, err := p.options.samples.text()
+	if err != nil {
+		return err
+	}
+	if p.sample, err = p.options.samples.read(ui, text, p.from, p.weights); err != nil {
+		return err
+	}
+	p.report.Calibration = &p.sample.report
+	options := calibrate.Options{Hessian: p.report.Repair}
+	schedule, err := p.options.samples.schedule(p.weights, len(p.sample.windows), &options)
+	if err != nil {
+		return err
+	}
+	p.options.samples.limit(schedule)
+	ranked := options
+	ranked.Hessian = false
+	showProgress(ui, &ranked, p.weights.Config.Blocks)
+	ranking, err := structured.Rank(ctx, global.newDevice(), p.weights, p.sample.windows, p.job.axis, ranked)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.job.path, err)
+	}
+	p.report.Importance = ranking.Scores
+	var inMemory []*model.Weights
+	for i := range p.widths {
+		w, err := p.carryOut(ctx, global, i, ranking, options)
+		if err != nil {
+			return err
+		}
+		if w != nil {
+			inMemory = append(inMemory, w)
+		}
+	}
+	ui.closeProgress()
+	if measured != nil {
+		if err := p.measure(ctx, global, *measured, inMemory); err != nil {
+			return err
+		}
+	}
+	return p.report.print(ui)
+}
+
+// carryOut makes one of the outputs, and returns its weights if it is not
+// written.
+func (p *structuredRun) carryOut(ctx context.Context, global *globalOptions, i int, ranking *structured.Ranking, options calibrate.Options) (*model.Weights, error) {
+	out, dev := &p.report.Outputs[i], global.newDevice()
+	cut := ranking.Cut(&p.weights.Config, out.Left)
+	out.Layers = cut.Blocks
+	apply := structured.Options{Repair: p.report.Repair, Damp: p.options.damp, Threads: global.threads}
+	var run *unfinished
+	if out.Output != "" && apply.Repair && (cut.Heads != nil || cut.Neurons != nil) {
+		in := runInputs{model: p.from, calibration: p.sample.content, flags: p.options.flags, arithmetic: dev.Name()}
+		var err error
+		if run, err = beginRun(ctx, global, in, out.Output, p.weights.Config.Blocks, p.options.samples.resume); err != nil {
+			return nil, err
+		}
+		options.Journal = run.journal
+	}
+	showProgress(global.ui, &options, p.weights.Config.Blocks)
+	w, repairs, err := structured.Apply(ctx, dev, p.weights, cut, p.sample.windows, apply, options)
+	if err != nil {
+		return nil, run.failed(fmt.Errorf("%s: %w", p.job.path, err))
+	}
+	for _, r := range repairs {
+		out.Repairs = append(out.Repairs, repairReport{export.Stem(p.weights, p.weights.Kind, r.ID), r})
+	}
+	if out.Output == "" {
+		return w, nil
+	}
+	if err := p.write(ctx, global.ui, w, out.Output, run); err != nil {
+		return nil, run.failed(err)
+	}
+	run.finished(global.ui)
+	return nil, nil
+}
+
+// write writes cut weights.
+func (p *structuredRun) write(ctx context.Context, ui *ui, w *model.Weights, path string, run *unfinished) error {
+	e, err := p.export(w)
+	if err != nil {
+		return err
+	}
+	force, err := run.writing(e.Tensors(), p.options.force)
+	if err != nil {
+		return err
+	}
+	return e.Write(ctx, path, force, nil, func(done, total int64) { ui.progress("write", done, total) })
+}
+
+// measure evaluates the model before and after: what was written, or what is in
+// memory.
+func (p *structuredRun) measure(ctx context.Context, global *globalOptions, text eval.Text, inMemory []*model.Weights) error {
+	paths := []string{p.job.path}
+	for _, out := range p.report.Outputs {
+		if out.Output != "" {
+			paths = append(paths, out.Output)
+		}
+	}
+	subjects, closeAll, err := loadSubjects(global.newDevice(), paths, false)
+	defer closeAll()
+	if err != nil {
+		return err
+	}
+	for i, w := range inMemory {
+		out := p.report.Outputs[i]
+		s, err := eval.LoadWeights(global.newDevice(), p.from, w, fmt.Sprintf("%s %d", p.job.axis, out.Left))
+		if err != nil {
+			return err
+		}
+		s.SizeBytes, s.WeightBytes = out.Bytes, out.Bytes
+		subjects = append(subjects, s)
+	}
+	opts := eval.Options{Context: p.options.context, Threads: global.threads, Progress: global.ui.progress, BaselineTokens: true}
+	p.report.Eval, err = eval.Run(ctx, subjects, text, opts)
+	global.ui.closeProgress()
+	return err
+}
+
+// structuredReport is the document of "llmc prune --structured --json".
+type structuredReport struct {
+	Model       string             `json:"model"`
+	DryRun      bool               `json:"dry_run,omitempty"`
+	Structured  string             `json:"structured"`
+	Unit        string             `json:"unit"`
+	Units       int                `json:"units"` // before, of every block or of the model
+	Parameters  int64              `json:"parameters"`
+	Bytes       int64              `json:"bytes"` // of the tensors
+	Repair      bool               `json:"repair"`
+	Notes       []string           `json:"notes,omitempty"`
+	Calibration *sampleReport      `json:"calibration,omitempty"`
+	Importance  [][]float64        `json:"importance,omitempty"` // by block and unit, or by unit
+	Outputs     []structuredOutput `json:"outputs"`
+	Eval        *eval.Report       `json:"eval,omitempty"`
+}
+
+// structuredOutput is one size.
+type structuredOutput struct {
+	Output     string         `json:"output,omitempty"` // absent when nothing is written
+	Left       int            `json:"left"`             // units
+	Parameters int64          `json:"parameters"`
+	Bytes      int64          `json:"bytes"`
+	Layers     []int          `json:"layers,omitempty"` // that are left, by their old numbers
+	Repairs    []repairReport `json:"repairs,omitempty"`
+}
+
+type repairReport struct {
+	Name string `json:"name"`
+	structured.Repair
+}
+
+// print prints what was done, or would be.
+func (r *structuredReport) print(ui *ui) error {
+	if err := ui.document(r); err != nil {
+		return err
+	}
+	repaired := slices.ContainsFunc(r.Outputs, func(o structuredOutput) bool { return len(o.Repairs) > 0 })
+	header := []string{r.Unit, "removed", "parameters", "size"}
+	if repaired {
+		header = append(header, "error", "repaired")
+	}
+	header = append(header, "output")
+	row := []string{fmt.Sprint(r.Units), "", countString(r.Parameters), bytesString(r.Bytes)}
+	if repaired {
+		row = append(row, "", "")
+	}
+	rows := [][]string{append(row, "")}
+	for _, o := range r.Outputs {
+		row := []string{fmt.Sprint(o.Left), percentString(1 - float64(o.Left)/float64(r.Units)), countString(o.Parameters), bytesString(o.Bytes)}
+		if repaired {
+			cut, fitted := o.errors()
+			row = append(row, percentString(cut), percentString(fitted))
+		}
+		rows = append(rows, append(row, o.Output))
+	}
+	if err := ui.table(header, rows, len(header)-1); err != nil {
+		return err
+	}
+	if repaired {
+		ui.print("\nerror: of the outputs of the linears that lose inputs, relative to their size, on the calibration text")
+	}
+	for _, o := range r.Outputs {
+		if o.Layers != nil {
+			ui.print("\nlayers that are left: %s", strings.Trim(fmt.Sprint(o.Layers), "[]"))
+		}
+		switch {
+		case r.DryRun && o.Output != "":
+			ui.print("would be written to %s", o.Output)
+		case o.Output != "":
+			ui.print("written to %s, read back and compared", o.Output)
+		default:
+			ui.print("nothing is written without -o")
+		}
+	}
+	if r.Eval == nil {
+		return nil
+	}
+	ui.print("")
+	return printReport(ui, r.Eval)
+}
+
+// errors are the mean errors of the linears before and after repair.
+func (o *structuredOutput) errors() (cut, repaired float64) {
+	for _, r := range o.Repairs {
+		cut += r.Cut
+		if r.Used {
+			repaired += r.Repaired
+		} else {
+			repaired += r.Cut
+		}
+	}
+	n := math.Max(float64(len(o.Repairs)), 1)
+	return cut / n, repaired / n
+}
