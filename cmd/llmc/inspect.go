@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -16,7 +17,7 @@ import (
 )
 
 func newInspectCommand(global *globalOptions) *cobra.Command {
-	var tensors bool
+	var tensors, sparsity bool
 	cmd := &cobra.Command{
 		Use:   "inspect MODEL",
 		Short: "Show what is in a checkpoint: architecture, tensors, types, sizes, tokenizer",
@@ -26,13 +27,16 @@ takes no longer and no more memory for a hundred gigabytes than for one.`,
   llmc inspect model.gguf --tensors
   llmc inspect demo --json`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return runInspect(global.ui, args[0], tensors) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runInspect(cmd.Context(), global.ui, args[0], tensors, sparsity)
+		},
 	}
 	cmd.Flags().BoolVar(&tensors, "tensors", false, "list every tensor")
+	cmd.Flags().BoolVar(&sparsity, "sparsity", false, "read all weights: the share of zeros of every matrix, and whether 2:4 and 4:8 hold")
 	return cmd
 }
 
-func runInspect(ui *ui, path string, tensors bool) error {
+func runInspect(ctx context.Context, ui *ui, path string, tensors, sparsity bool) error {
 	c, err := openModel(path)
 	if err != nil {
 		return err
@@ -43,10 +47,18 @@ func runInspect(ui *ui, path string, tensors bool) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	info := inspect(path, c, w, tensors)
+	if sparsity {
+		if info.Sparsity, err = readSparsity(ctx, ui, w); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	if err := ui.document(info); err != nil {
 		return err
 	}
-	return info.print(ui)
+	if err := info.print(ui); err != nil || !sparsity {
+		return err
+	}
+	return printSparsity(ui, info.Sparsity)
 }
 
 // inspection is the document of "llmc inspect --json".
@@ -78,6 +90,8 @@ type inspection struct {
 	Roles   []roleCount  `json:"roles"`
 	Tensors []tensorInfo `json:"tensors,omitempty"`
 	Unused  []string     `json:"unused,omitempty"` // tensors that the model does not use
+
+	Sparsity []sparsityInfo `json:"sparsity,omitempty"` // with --sparsity
 }
 
 // typeCount is what is stored in one number format.

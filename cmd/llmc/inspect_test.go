@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -74,7 +75,7 @@ func TestInspectHuge(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	start := time.Now()
-	if err := runInspect(&ui{out: &out, err: &out, json: true}, dir, false); err != nil {
+	if err := runInspect(context.Background(), &ui{out: &out, err: &out, json: true}, dir, false, false); err != nil {
 		t.Fatal(err)
 	}
 	elapsed := time.Since(start)
