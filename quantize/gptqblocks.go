@@ -68,8 +68,8 @@ func (m GPTQSolver) improve(ctx context.Context, l Layer, layout *blocks.Layout,
 		if err != nil {
 			return err
 		}
-		own, part := solve.OutputErrors(w, solved, l.Inputs.Hessian, m.Threads)
-		searched, _ := solve.OutputErrors(w, rowsOf{out, from, n}, l.Inputs.Hessian, m.Threads)
+		own, part := outputErrors(w, solved, l.Inputs.Hessian, m.Threads)
+		searched, _ := outputErrors(w, rowsOf{out, from, n}, l.Inputs.Hessian, m.Threads)
 		kept := takeBetterRows(out, solved, from, own, searched)
 		solution.SearchedRows += kept
 		whole += part

@@ -175,3 +175,46 @@ func TestScaleIsShownTheSource(t *testing.T) {
 		}
 	}
 }
+
+// TestOutputErrorOfDividedRows expects errors in the source's units, of a whole
+// matrix and of a part.
+func TestOutputErrorOfDividedRows(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{})
+	id := model.ID{Role: model.Up}
+	source, err := w.Matrix(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, cols := source.Shape()
+	in := correlatedInputs(3, cols, 400)
+	values := kernels.Float32s(source)
+	rounded, divided := make([]float32, rows*cols), make([]float32, rows*cols)
+	scale := make([]float32, rows)
+	for r := range scale {
+		scale[r] = float32(math.Exp2(float64(r%7) - 3))
+		for i := r * cols; i < (r+1)*cols; i++ {
+			rounded[i] = float32(math.Round(float64(values[i])*10)) / 10
+			divided[i] = rounded[i] / scale[r]
+		}
+	}
+	want, whole := outputErrors(source, kernels.FromFloat32s(rows, cols, rounded), in.Hessian, 1)
+	g := fold.Groups(&w.Config, 0)[3]
+	if _, err := g.Apply(w, scale); err != nil {
+		t.Fatal(err)
+	}
+	folded, err := w.Matrix(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := kernels.FromFloat32s(rows, cols, divided)
+	got, all := outputErrors(folded, q, in.Hessian, 1)
+	if math.Abs(all/whole-1) > 1e-5 {
+		t.Errorf("the whole output has %g, want %g", all, whole)
+	}
+	part, _ := outputErrors(rowsOf{folded, 5, 9}, rowsOf{q, 5, 9}, in.Hessian, 1)
+	for r, e := range want {
+		if math.Abs(got[r]/e-1) > 1e-4 || r >= 5 && r < 14 && math.Abs(part[r-5]/e-1) > 1e-4 {
+			t.Fatalf("row %d has the error %g, want %g", r, got[r], e)
+		}
+	}
+}

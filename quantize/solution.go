@@ -6,6 +6,7 @@ import (
 
 	"llmc/internal/solve"
 	"llmc/kernels"
+	"llmc/model/fold"
 )
 
 // Solution is what a calibrated method says of one layer, besides its codes.
@@ -66,12 +67,48 @@ func (l *Layer) compare(ctx context.Context, q kernels.Matrix, rtn RTN, s Scheme
 // the Hessian X Xᵀ [in, in] of the inputs; 0 when the output is zero. It does
 // not depend on the number of threads.
 func OutputError(w, q kernels.Matrix, hessian []float32, threads int) float64 {
-	rows, whole := solve.OutputErrors(w, q, hessian, threads)
+	rows, whole := outputErrors(w, q, hessian, threads)
 	sum := 0.0
 	for _, e := range rows {
 		sum += e
 	}
 	return *relativeError(sum, whole)
+}
+
+// outputErrors is [solve.OutputErrors] in the units of the source, where rows
+// of w have been divided for the sake of the linear behind.
+func outputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors []float64, whole float64) {
+	if factors := rowFactors(w); factors != nil {
+		w, q = undivided{w, factors}, undivided{q, factors}
+	}
+	return solve.OutputErrors(w, q, hessian, threads)
+}
+
+// undivided is a matrix without the factors of its rows.
+type undivided struct {
+	kernels.Matrix
+	factors []float32
+}
+
+// Row implements kernels.Matrix.
+func (m undivided) Row(dst []float32, r int) {
+	m.Matrix.Row(dst, r)
+	for i := range dst {
+		dst[i] /= m.factors[r]
+	}
+}
+
+// rowFactors returns by what the rows of a matrix were multiplied, nil if they
+// were not.
+func rowFactors(m kernels.Matrix) []float32 {
+	part, ok := m.(rowsOf)
+	if !ok {
+		return fold.Rows(m)
+	}
+	if all := fold.Rows(part.Matrix); all != nil {
+		return all[part.from:][:part.rows]
+	}
+	return nil
 }
 
 // relativeError is the root of a squared error over the square of the whole.

@@ -209,6 +209,15 @@ func WithoutRows(m kernels.Matrix) kernels.Matrix {
 	return &scaled{s.Matrix, nil, s.cols}
 }
 
+// Rows returns by what Apply has multiplied the rows of a matrix, nil if it has
+// not.
+func Rows(m kernels.Matrix) []float32 {
+	if s, ok := m.(*scaled); ok {
+		return s.rows
+	}
+	return nil
+}
+
 func product(a, b []float32) []float32 {
 	if a == nil || b == nil {
 		return append(a, b...)
