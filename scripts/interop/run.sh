@@ -97,6 +97,7 @@ torch)
 	compare packing.py
 	compare transformers_logits.py
 	compare transformers_quantized.py
+	compare transformers_activations.py
 	compare gguf_families.py
 	go run ./scripts/demo/corpus -part heldout >"$cache/heldout.txt"
 	compare transformers_perplexity.py "$LLMC" demo/model "$cache/heldout.txt"
