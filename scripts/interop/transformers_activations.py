@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 
 
 def llmc_inputs(program, folder, ids, widths, vocab):
-    done = subprocess.run([program, str(folder), *map(str, ids)], check=True, capture_output=True)
+    done = subprocess.run([program, "-inputs", str(folder), *map(str, ids)], check=True, capture_output=True)
     values, at, inputs = np.frombuffer(done.stdout, dtype="<f4"), 0, []
     for width in [*widths, vocab]:
         inputs.append(torch.tensor(values[at:at + len(ids) * width].reshape(len(ids), width)))
@@ -92,8 +92,8 @@ def main():
     ids = AutoTokenizer.from_pretrained(source)(TEXT * 4).input_ids[:200]
     with workdir() as tmp:
         tmp = Path(tmp)
-        program = tmp / "inputs"
-        subprocess.run(["go", "build", "-o", program, "./scripts/interop/inputs"], cwd=ROOT, check=True)
+        program = tmp / "logits"
+        subprocess.run(["go", "build", "-o", program, "./scripts/interop/logits"], cwd=ROOT, check=True)
         for i, (name, flags) in enumerate(SCHEMES.items()):
             folder = tmp / f"model-{i}"
             if "static" in flags or flags == "--scheme FP8":
