@@ -17,12 +17,13 @@ type gateOptions struct {
 
 func (g *gateOptions) bind(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&g.maxPerplexity, "max-perplexity", "", "gate: the largest perplexity allowed")
-	flags.StringVar(&g.maxIncrease, "max-perplexity-increase", "", "gate: the largest increase over the baseline, as 2%")
-	flags.StringVar(&g.maxKL, "max-kl", "", "gate: the largest mean KL divergence from the baseline, in nats")
-	flags.StringVar(&g.minTop1, "min-top1", "", "gate: the smallest top-1 agreement with the baseline, as 95%")
-	flags.StringVar(&g.minSpeedup, "min-speedup", "", "gate: the smallest speedup of decoding, as 1.5 (measures latency)")
-	flags.StringVar(&g.maxSize, "max-size", "", "gate: the largest size of the weights on disk, as 100MB or 4GiB")
+	flags.StringVar(&g.maxPerplexity, "max-perplexity", "", "the largest perplexity allowed")
+	flags.StringVar(&g.maxIncrease, "max-perplexity-increase", "", "the largest increase over the baseline, as 2%")
+	flags.StringVar(&g.maxKL, "max-kl", "", "the largest mean KL divergence from the baseline, in nats")
+	flags.StringVar(&g.minTop1, "min-top1", "", "the smallest top-1 agreement with the baseline, as 95%")
+	flags.StringVar(&g.minSpeedup, "min-speedup", "", "the smallest speedup of decoding, as 1.5 (measures latency)")
+	flags.StringVar(&g.maxSize, "max-size", "", "the largest size of the weights on disk, as 100MB or 4GiB")
+	putUnder(topicGates, flags, "max-perplexity", "max-perplexity-increase", "max-kl", "min-top1", "min-speedup", "max-size")
 }
 
 // parse reads the gates for a run with so many models.

@@ -97,6 +97,8 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	flags.StringVar(&o.reportFile, "report", "", "also write the JSON document of --json to this file")
 	flags.BoolVar(&o.force, "force", false, "replace an existing output")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")
+	putUnder(topicMeasuring, flags, "text", "context")
+	putUnder(topicOutput, flags, "max-shard-size", "report", "force", "dry-run")
 	o.structured.register(cmd)
 	return cmd
 }

@@ -40,13 +40,14 @@ var structuredFlags = []string{"remove", "target-params", "target-size", "nested
 func (o *structuredOptions) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&o.axis, "structured", "", "remove whole parts: "+strings.Join(structured.AxisNames(), ", "))
-	flags.IntVar(&o.remove, "remove", 0, "structured: how many are removed, of every block or of the model")
-	flags.StringVar(&o.targetParams, "target-params", "", "structured: remove as few as leave at most this many parameters: 100M")
-	flags.StringVar(&o.targetSize, "target-size", "", "structured: remove as few as leave at most this size: 200MB")
-	flags.Float64SliceVar(&o.nested, "nested", nil, "structured: write a model for each of these shares that are left, from one ranking: 0.75,0.5")
+	flags.IntVar(&o.remove, "remove", 0, "how many are removed, of every block or of the model")
+	flags.StringVar(&o.targetParams, "target-params", "", "remove as few as leave at most this many parameters: 100M")
+	flags.StringVar(&o.targetSize, "target-size", "", "remove as few as leave at most this size: 200MB")
+	flags.Float64SliceVar(&o.nested, "nested", nil, "write a model for each of these `shares` that are left, from one ranking: 0.75,0.5")
 	flags.IntVar(&o.multiple, "multiple", structured.DefaultMultiple, "ffn, hidden: what widths are multiples of; 256 for llama.cpp's K-quants")
-	flags.BoolVar(&o.noRepair, "no-repair", false, "structured: do not fit what is left to make up for what is gone")
-	flags.StringVar(&o.to, "to", "", "structured: gguf or safetensors (default: what OUT is called like, or what MODEL is)")
+	flags.BoolVar(&o.noRepair, "no-repair", false, "do not fit what is left to make up for what is gone")
+	flags.StringVar(&o.to, "to", "", "gguf or safetensors (default: what OUT is called like, or what MODEL is)")
+	putUnder(topicStructured, flags, "structured", "remove", "target-params", "target-size", "nested", "multiple", "no-repair", "to")
 }
 
 // structuredJob is what the flags mean.

@@ -77,8 +77,8 @@ Schemes of --scheme, named as in llm-compressor (compressed-tensors):
   FP8                      8-bit floats with one scale per tensor, for activations
                            the one that the --calibration text needs
 
-Types of --type: ` + strings.Join(quantize.MixNames(), " ") + `.
-They give every tensor what llama.cpp's own quantizer gives it.
+Types of --type, which give every tensor what llama.cpp's own quantizer gives it:` +
+			inLines(quantize.MixNames()) + `
 
 Without --to, --type and the name of OUT decide, then the kind of MODEL. Without
 MODEL the built-in demo model is quantized, measured, and written only with -o.
@@ -101,19 +101,19 @@ With --text FILE the model is measured before and after.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&o.out, "output", "o", "", "file or folder to write (default: a name made of MODEL and type, here)")
 	flags.IntVar(&o.bits, "bits", 0, "bits of a weight, 2 to 8")
-	flags.StringVar(&o.scheme, "scheme", "", "weights and activations by name (instead of --bits): "+strings.Join(presetNames(), ", "))
-	flags.StringVar(&o.activations, "activations", "none",
-		"round activations like 8-bit weights: dynamic (a scale per token), static (one from calibration), none")
-	flags.Float64Var(&o.smooth, "smooth", 0, "SmoothQuant first: how much of the activations' range moves to the weights, 0.5 in most cases")
-	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_K_M (instead of --bits)")
-	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest), or gptq, awq, awq+gptq (calibrated)")
-	o.budget.register(cmd)
-	o.calibration.register(cmd)
 	flags.StringVar(&o.groupSize, "group-size", "128", "columns that share a scale, or channel, or tensor")
 	flags.BoolVar(&o.symmetric, "symmetric", false, "codes are centred on zero (default but for awq)")
 	flags.BoolVar(&o.asymmetric, "asymmetric", false, "every group has a zero point of its own")
-	flags.StringVar(&o.clip, "clip", "", "how the range of a group is chosen: none, mse for least squared error, or output for that of the output (default none, with awq output)")
+	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_K_M (instead of --bits)")
+	flags.StringVar(&o.scheme, "scheme", "", "weights and activations by name (instead of --bits): "+strings.Join(presetNames(), ", "))
 	flags.StringVar(&o.to, "to", "", "gptq, awq, compressed-tensors or gguf")
+	flags.StringVar(&o.method, "method", "rtn", "how weights are rounded: rtn (to the nearest), or gptq, awq, awq+gptq (calibrated)")
+	flags.StringVar(&o.clip, "clip", "", "how the range of a group is chosen: none, mse for least squared error, or output for that of the output (default none, with awq output)")
+	o.budget.register(cmd)
+	o.calibration.register(cmd)
+	flags.StringVar(&o.activations, "activations", "none",
+		"round activations like 8-bit weights: dynamic (a scale per token), static (one from calibration), none")
+	flags.Float64Var(&o.smooth, "smooth", 0, "SmoothQuant first: how much of the activations' range moves to the weights, 0.5 in most cases")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave tensors alone: roles (down, head) or globs on names; repeatable")
 	flags.StringSliceVar(&o.bitsFor, "bits-for", nil, "other bits for a role: down=6, or a GGUF type: embed=Q8_0; repeatable")
 	flags.BoolVar(&o.embeddings, "embeddings", false, "quantize the embeddings like the rest")
@@ -125,6 +125,8 @@ With --text FILE the model is measured before and after.`,
 	flags.BoolVar(&o.tensors, "tensors", false, "list what became of every tensor, not only of every role")
 	flags.BoolVar(&o.force, "force", false, "replace an existing output")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")
+	putUnder(topicMeasuring, flags, "text", "context")
+	putUnder(topicOutput, flags, "max-shard-size", "report", "tensors", "force", "dry-run")
 	return cmd
 }
 

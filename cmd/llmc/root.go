@@ -45,7 +45,6 @@ it, or a .gguf file. Without one, commands work on a small built-in demo model.`
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fault.Hint(fault.Usage("%w", err), "%s --help lists the flags", cmd.CommandPath())
 	})
-	root.SetUsageTemplate(root.UsageTemplate() + "\n" + exitCodeHelp + "\n")
 	root.SetOut(ui.out)
 	root.SetErr(ui.err)
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -59,6 +58,7 @@ it, or a .gguf file. Without one, commands work on a small built-in demo model.`
 		newGenerateCommand(global),
 		newTokenizeCommand(global),
 	)
+	setHelp(root)
 	for _, cmd := range root.Commands() {
 		cmd.Args = usageArgs(cmd.Args)
 	}

@@ -40,6 +40,7 @@ func (o *sampleOptions) register(cmd *cobra.Command, use string) {
 	flags.Uint64Var(&o.seed, "seed", 0, "chooses the windows")
 	flags.StringVar(&o.maxMemory, "max-memory", "", "keep calibration within this much memory: 4GB (default: no limit)")
 	flags.BoolVar(&o.resume, "resume", false, "go on with a run that was ended; begins one if there is none")
+	putUnder(topicCalibration, flags, sampleFlags...)
 }
 
 // settle checks the flags; path is the model's.

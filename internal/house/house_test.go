@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 // onlyCommand are the modules that belong to the command line alone.
 var onlyCommand = []string{
 	"github.com/spf13/cobra",
+	"github.com/spf13/pflag",
 	"github.com/schollz/progressbar",
 	"github.com/olekukonko/tablewriter",
 }
