@@ -78,3 +78,10 @@ func divergence(o *ops, base, variant []float32, b, v Distribution) float64 {
 	sum := o.divergence(base, variant, logSum, b.LogSum-v.LogSum)
 	return sum * math.Exp(float64(logSum)-b.LogSum)
 }
+
+// Softmax replaces a row of logits by probabilities, exp(row - d.LogSum); d is
+// its summary. Exponentials are float32, within 2 units of the last place of
+// LogSum and of theirs.
+func Softmax(row []float32, d Distribution) { softmax(defaultOps(), row, d) }
+
+func softmax(o *ops, row []float32, d Distribution) { o.expSum(row, 1, float32(d.LogSum)) }

@@ -3,6 +3,7 @@ package kernels
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -60,4 +61,24 @@ func TestLogits(t *testing.T) {
 	row := []float32{1, 2, 3}
 	LogSoftmax(row)
 	checkClose(t, "log-softmax", row, []float32{-2.407606, -1.407606, -0.407606}, 1e-6)
+}
+
+// TestSoftmax compares with float64 at every level.
+func TestSoftmax(t *testing.T) {
+	row := []float32{1, -200, 3.5, 0, 90, 88, 2, 91.25, -3}
+	sum := 0.0
+	for _, v := range row {
+		sum += math.Exp(float64(v) - 91.25)
+	}
+	for _, o := range levels() {
+		got := slices.Clone(row)
+		d, _ := summarize(o, got)
+		softmax(o, got, d)
+		for i, v := range row {
+			want := math.Exp(float64(v)-91.25) / sum
+			if math.Abs(float64(got[i])-want) > 1e-5*want {
+				t.Errorf("%s: probability %d is %v, want %v", o.level, i, got[i], want)
+			}
+		}
+	}
 }
