@@ -76,7 +76,7 @@ func TestSoftmax(t *testing.T) {
 		softmax(o, got, d)
 		for i, v := range row {
 			want := math.Exp(float64(v)-91.25) / sum
-			if math.Abs(float64(got[i])-want) > 1e-5*want {
+			if math.Abs(float64(got[i])-want) > 1e-5*want+1e-37 {
 				t.Errorf("%s: probability %d is %v, want %v", o.level, i, got[i], want)
 			}
 		}
