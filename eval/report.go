@@ -35,7 +35,10 @@ type ModelReport struct {
 	// an engine that runs the checkpoint does it: "int8 per token". It is "exact"
 	// where they were not though the checkpoint asks for it, absent where it does
 	// not.
-	Activations   string  `json:"activations,omitempty"`
+	Activations string `json:"activations,omitempty"`
+	// KVBits is what keys and values were rounded to, in blocks of 32, as
+	// llama.cpp does it; absent where they were not.
+	KVBits        int     `json:"kv_bits,omitempty"`
 	Parameters    int64   `json:"parameters,omitempty"`
 	SizeBytes     int64   `json:"size_bytes,omitempty"`
 	BitsPerWeight float64 `json:"bits_per_weight,omitempty"`
@@ -104,7 +107,7 @@ func (r *run) report(subjects []*Subject) *Report {
 		nll := t.nll.value()
 		_, bos := subjects[0].bos()
 		m := ModelReport{
-			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme, Activations: s.rounded,
+			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme, Activations: s.rounded, KVBits: int(s.kvBits),
 			Parameters: s.Parameters, SizeBytes: s.SizeBytes, BitsPerWeight: s.BitsPerWeight(),
 			Perplexity: finite(math.Exp(nll)), PerplexityStderr: finite(math.Exp(nll) * t.nll.stderr()), NLL: nll,
 			Tokens: t.nll.n, Windows: r.windows,

@@ -21,7 +21,8 @@ type Subject struct {
 	device  kernels.Device
 	weights *model.Weights
 	rounded string // how activations are rounded, "" where the checkpoint leaves them as they are
-	bosID   int32  // the BOS that the tokenizer adds; -1 for none
+	kvBits  kernels.CacheBits
+	bosID   int32 // the BOS that the tokenizer adds; -1 for none
 }
 
 // Load makes a checkpoint ready to be measured under the name path. The
@@ -53,6 +54,16 @@ func LoadWeights(dev kernels.Device, c *formats.Checkpoint, weights *model.Weigh
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
+}
+
+// WithCache returns the same model, not loaded again, with keys and values that
+// are rounded to bits.
+func (s *Subject) WithCache(bits kernels.CacheBits) *Subject {
+	other := *s
+	run := *s.runner.(*modelRunner)
+	run.state, run.hidden, run.out, run.host = run.model.NewStateOf(bits), nil, nil, nil
+	other.runner, other.kvBits = &run, bits
+	return &other
 }
 
 // activations says how a model of the weights rounds what its linears multiply:

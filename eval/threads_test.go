@@ -71,3 +71,40 @@ func TestWeightsThatAreNotNumbers(t *testing.T) {
 		t.Errorf("error %v, want one that names the tensor and the token", err)
 	}
 }
+
+// TestRoundedCaches: a model with a rounded cache shares the weights of the one
+// without, and neither sees what the other keeps.
+func TestRoundedCaches(t *testing.T) {
+	c, err := formats.FromMemory(tinymodel.Files(tinymodel.Spec{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := StringText("text", strings.Repeat("The quick brown fox jumps over the lazy dog.\n", 20))
+	s, err := Load(kernels.NewCPU(2), c, "tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	measure := func(subjects ...*Subject) []ModelReport {
+		report, err := Run(context.Background(), subjects, text, Options{Context: 64})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report.Models
+	}
+	alone := measure(s)[0]
+	all := measure(s, s.WithCache(8), s.WithCache(4), s.WithCache(0))
+	if all[0].NLL != alone.NLL {
+		t.Errorf("nll %v beside others, %v alone", all[0].NLL, alone.NLL)
+	}
+	for i, bits := range []int{0, 8, 4, 0} {
+		if all[i].KVBits != bits {
+			t.Errorf("report %d says %d bits, want %d", i, all[i].KVBits, bits)
+		}
+	}
+	if k8, k4 := all[1].VsBaseline.KLMean, all[2].VsBaseline.KLMean; !(k8 > 0 && k4 > 4*k8) {
+		t.Errorf("divergence %g at 8 bits, %g at 4", k8, k4)
+	}
+	if kl := all[3].VsBaseline.KLMean; kl != 0 {
+		t.Errorf("divergence %g with an exact cache", kl)
+	}
+}

@@ -315,7 +315,7 @@ func BenchmarkAttention(b *testing.B) {
 				c := newCPU(1, o)
 				defer c.Close()
 				r := rand.New(rand.NewPCG(1, 2))
-				cache := c.NewCache(kvHeads, dim)
+				cache := c.NewCache(kvHeads, dim, 0)
 				spec := AttentionSpec{Heads: heads, KVHeads: kvHeads, HeadDim: dim, Scale: 0.125}
 				run := func(n int) {
 					q, dst := randomTensor(c, r, n, heads*dim), c.NewTensor(n, heads*dim)

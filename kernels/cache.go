@@ -15,15 +15,18 @@ type cache struct {
 	valuePanels      int // headDim/nr, rounded up
 	length           int
 	pages            []page
+	rounding         *cacheRounding // nil for float32
 }
 
 type page struct{ keys, values []float32 }
 
 // NewCache returns an empty cache of keys and values of one block. It takes
-// memory by pages of 64 positions.
-func (c *CPU) NewCache(kvHeads, headDim int) Cache {
+// memory by pages of 64 positions. Rounded ones are held as the float32 numbers
+// that their codes stand for.
+func (c *CPU) NewCache(kvHeads, headDim int, bits CacheBits) Cache {
 	nr := c.ops.nr
-	return &cache{kvHeads: kvHeads, headDim: headDim, nr: nr, valuePanels: ceilDiv(headDim, nr)}
+	return &cache{kvHeads: kvHeads, headDim: headDim, nr: nr, valuePanels: ceilDiv(headDim, nr),
+		rounding: newCacheRounding(bits, kvHeads, headDim)}
 }
 
 // Len is the number of positions held.
@@ -34,6 +37,9 @@ func (c *cache) Truncate(n int) { c.length = max(0, min(n, c.length)) }
 
 // append adds one position: k and v [kvHeads*headDim].
 func (c *cache) append(k, v []float32) {
+	if c.rounding != nil {
+		k, v = c.rounding.round(k, v, c.headDim)
+	}
 	at, slot := c.length/pagePositions, c.length%pagePositions
 	if at == len(c.pages) {
 		c.pages = append(c.pages, page{

@@ -53,8 +53,9 @@ type Device interface {
 	// of headDim elements of x; row i is at position start+i.
 	Rotate(x *Tensor, headDim int, rope *Rope, start int)
 
-	// NewCache returns an empty cache of keys and values of one block.
-	NewCache(kvHeads, headDim int) Cache
+	// NewCache returns an empty cache of keys and values of one block, which
+	// rounds them to bits.
+	NewCache(kvHeads, headDim int, bits CacheBits) Cache
 	// Attention appends k and v [n, kvHeads*headDim] to the cache and sets dst
 	// [n, heads*headDim] to the causal attention of q [n, heads*headDim] over
 	// all of it; row i of q stands at position cache.Len()-n+i after the append.

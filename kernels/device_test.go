@@ -149,7 +149,7 @@ func TestAttention(t *testing.T) {
 			{Heads: 4, KVHeads: 1, HeadDim: 33, Scale: 0.3, Window: 70, SoftCap: 2},
 		} {
 			c := newCPU(3, o)
-			cache := c.NewCache(s.KVHeads, s.HeadDim)
+			cache := c.NewCache(s.KVHeads, s.HeadDim, 0)
 			const total = 150
 			k, v := randoms(r, total*s.KVHeads*s.HeadDim), randoms(r, total*s.KVHeads*s.HeadDim)
 			q := randoms(r, total*s.Heads*s.HeadDim)
@@ -307,7 +307,7 @@ func TestNoAllocation(t *testing.T) {
 		w := c.Load(FromFloat32s(64, 64, randoms(r, 64*64)))
 		norm := randomTensor(c, r, 1, 64)
 		rope := &Rope{InvFreq: []float64{1, 0.5, 0.1}, Scale: 1}
-		cache := c.NewCache(2, 16)
+		cache := c.NewCache(2, 16, 0)
 		spec := AttentionSpec{Heads: 4, KVHeads: 2, HeadDim: 16, Scale: 0.25}
 		ids := []int32{3}
 		token := func() {

@@ -309,7 +309,7 @@ func TestNaNPropagates(t *testing.T) {
 		for which := range 3 {
 			q, k, v, dst := randomTensor(c, r, 3, 40), randomTensor(c, r, 3, 20), randomTensor(c, r, 3, 20), c.NewTensor(3, 40)
 			[]*Tensor{q, k, v}[which].row(2)[19] = nan
-			c.Attention(dst, q, k, v, c.NewCache(1, 20), spec)
+			c.Attention(dst, q, k, v, c.NewCache(1, 20, 0), spec)
 			switch which {
 			case 0:
 				expect("attention of query", dst.row(2)[:20])
@@ -335,7 +335,7 @@ func TestSplitAttention(t *testing.T) {
 			for _, threads := range []int{1, 2, 7} {
 				c := newCPU(threads, o)
 				r := rand.New(rand.NewPCG(53, 54))
-				cache := c.NewCache(s.KVHeads, s.HeadDim)
+				cache := c.NewCache(s.KVHeads, s.HeadDim, 0)
 				var got []float32
 				for _, n := range []int{700, 1, 1, 2, 1} {
 					q, dst := randomTensor(c, r, n, s.Heads*s.HeadDim), c.NewTensor(n, s.Heads*s.HeadDim)

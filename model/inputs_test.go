@@ -87,3 +87,42 @@ func TestRoundedInputs(t *testing.T) {
 		})
 	}
 }
+
+// TestRoundedCache: keys, after they are rotated, and values are rounded head by
+// head, whatever the pieces a sequence comes in.
+func TestRoundedCache(t *testing.T) {
+	for _, ref := range references() {
+		t.Run(ref.name, func(t *testing.T) {
+			m := load(t, ref.open(t), 0)
+			exact := slices.Concat(ref.logits(tokens)...)
+			ref.store = func(head []float64) []float64 { return q4_0(head) }
+			want := slices.Concat(ref.logits(tokens)...)
+			if slices.Equal(exact, want) {
+				t.Fatal("rounding changes nothing")
+			}
+			s := m.NewStateOf(4)
+			// A scale between two half-precision numbers may become either.
+			compare(t, "at once", run(t, m, s, tokens), want, 1e-4)
+			s.Truncate(3)
+			compare(t, "from 3 on", run(t, m, s, tokens[3:]), want[3*refVocab:], 1e-4)
+		})
+	}
+}
+
+// q4_0 rounds at most 32 numbers as ggml's Q4_0: the largest magnitude is code
+// -8, and the scale is stored in half precision.
+func q4_0(x []float64) []float64 {
+	top := 0.0
+	for _, v := range x {
+		if math.Abs(v) > math.Abs(top) {
+			top = v
+		}
+	}
+	scale := top / -8
+	stored := float64(dtype.F16ToF32(dtype.F32ToF16(float32(scale))))
+	out := make([]float64, len(x))
+	for i, v := range x {
+		out[i] = stored * (math.Floor(min(v/scale+8.5, 15)) - 8)
+	}
+	return out
+}

@@ -228,10 +228,13 @@ type State struct {
 }
 
 // NewState returns the state of an empty sequence.
-func (m *Model) NewState() *State {
+func (m *Model) NewState() *State { return m.NewStateOf(0) }
+
+// NewStateOf is NewState with keys and values rounded to bits.
+func (m *Model) NewStateOf(bits kernels.CacheBits) *State {
 	s := &State{}
 	for range m.blocks {
-		s.caches = append(s.caches, m.dev.NewCache(m.cfg.KVHeads, m.cfg.HeadDim))
+		s.caches = append(s.caches, m.dev.NewCache(m.cfg.KVHeads, m.cfg.HeadDim, bits))
 	}
 	return s
 }

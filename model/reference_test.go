@@ -44,6 +44,8 @@ type reference struct {
 	gone *Cut    // what is left; the rest is skipped or zero. nil: everything is left
 	// round, when not nil, rounds what a linear multiplies.
 	round func(module string, x []float64) []float64
+	// store, when not nil, is what attention keeps of a key or a value head.
+	store func(head []float64) []float64
 }
 
 type tinyTensor struct {
@@ -271,6 +273,10 @@ func (m *reference) attend(b int, p string, x [][]float64) [][]float64 {
 		qs = append(qs, m.rotate(b, i, p+"self_attn.q_norm", m.linear(p+"self_attn.q_proj", in)))
 		ks = append(ks, m.rotate(b, i, p+"self_attn.k_norm", m.linear(p+"self_attn.k_proj", in)))
 		vs = append(vs, m.linear(p+"self_attn.v_proj", in))
+		for at := 0; m.store != nil && at < m.kvHeads*m.headDim; at += m.headDim {
+			copy(ks[i][at:], m.store(ks[i][at:][:m.headDim]))
+			copy(vs[i][at:], m.store(vs[i][at:][:m.headDim]))
+		}
 	}
 	out := make([][]float64, len(x))
 	for i := range x {

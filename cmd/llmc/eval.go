@@ -31,6 +31,7 @@ type evalOptions struct {
 	baseline bool // baseline's tokens for all
 
 	activations string
+	kvBits      int
 	gates       gateOptions
 }
 
@@ -56,10 +57,15 @@ Without a model, the built-in demo model is measured on its own held-out text;
 the name "demo" stands for it in a list of models (./demo for a folder of that
 name).
 
+With --kv-bits the models' keys and values are rounded, but for the baseline's: as
+llama.cpp does it for -ctk q8_0 -ctv q8_0 or q4_0, in blocks of 32. A model given
+alone is then compared with itself.
+
 The gates, for CI, apply to the variants, or to the only model.`,
 		Example: `  llmc eval
   llmc eval model/ --text wiki.test.raw
   llmc eval model/ model-q4.gguf --text wiki.test.raw --max-perplexity-increase 2%
+  llmc eval model/ --text wiki.test.raw --kv-bits 8
   llmc eval model/ a.gguf b.gguf --text test.txt --latency --json > report.json`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runEval(cmd.Context(), global, o, args) },
@@ -74,6 +80,7 @@ The gates, for CI, apply to the variants, or to the only model.`,
 	flags.StringVar(&o.compute, "compute", "", computeHelp+" (default: exact for perplexity, fast for speed)")
 	flags.StringVar(&o.activations, "activations", "rounded",
 		"rounded: as the engines that run a checkpoint round them, if it says so; exact: as they are")
+	flags.IntVar(&o.kvBits, "kv-bits", 0, "round the keys and values that attention keeps, but for the baseline's: 8 or 4")
 	flags.BoolVar(&o.baseline, "baseline-tokens", false, "measure all on the first model's tokens, even where tokenizers differ")
 	o.gates.bind(cmd)
 	return cmd
@@ -110,14 +117,23 @@ func (o *evalOptions) check(global *globalOptions, models int) (eval.Options, ev
 		return opts, eval.Gates{}, fault.Usage("--stride belongs to --protocol stride, but the protocol is %s", opts.Protocol)
 	case o.activations != "rounded" && o.activations != "exact":
 		return opts, eval.Gates{}, fault.Usage("--activations is %q, allowed are rounded and exact", o.activations)
+	case !kernels.CacheBits(o.kvBits).Valid():
+		return opts, eval.Gates{}, fault.Usage("--kv-bits is %d, allowed are 8 and 4", o.kvBits)
 	case o.chunks < 0:
 		return opts, eval.Gates{}, fault.Usage("--chunks is %d, allowed is 1 or more (0 for all)", o.chunks)
 	}
 	if err := opts.Check(); err != nil {
 		return opts, eval.Gates{}, err
 	}
+	if o.kvBits > 0 && models == 1 {
+		models = 2 // it is compared with itself
+	}
 	gates, err := o.gates.parse(models)
 	opts.Latency = opts.Latency || gates.NeedsLatency()
+	if err == nil && o.kvBits > 0 && opts.Latency {
+		err = fault.Hint(fault.Usage("speed cannot be measured with --kv-bits, which computes what rounding does to predictions, not how fast an engine reads the codes"),
+			"measure speed in a run without --kv-bits")
+	}
 	return opts, gates, err
 }
 
@@ -150,7 +166,10 @@ func runEval(ctx context.Context, global *globalOptions, o *evalOptions, paths [
 	if err != nil {
 		return err
 	}
-	for _, s := range subjects {
+	if o.kvBits > 0 {
+		subjects = roundCaches(subjects, kernels.CacheBits(o.kvBits))
+	}
+	for _, s := range subjects[:len(paths)] {
 		if s.Context > 0 && opts.Context > s.Context {
 			ui.warn("--context %d is longer than %s was trained for (%d tokens)", opts.Context, s.Path, s.Context)
 		}
@@ -170,6 +189,18 @@ func runEval(ctx context.Context, global *globalOptions, o *evalOptions, paths [
 		return &gateError{failures}
 	}
 	return nil
+}
+
+// roundCaches makes all but the baseline round keys and values; a baseline alone
+// is followed by itself.
+func roundCaches(subjects []*eval.Subject, bits kernels.CacheBits) []*eval.Subject {
+	if len(subjects) == 1 {
+		return append(subjects, subjects[0].WithCache(bits))
+	}
+	for i := range subjects[1:] {
+		subjects[1+i] = subjects[1+i].WithCache(bits)
+	}
+	return subjects
 }
 
 // openModel opens a checkpoint, or the built-in model for demo.Name.
@@ -280,6 +311,9 @@ func printReport(ui *ui, r *eval.Report) error {
 		if m.Activations != "" {
 			ui.print("%s: activations %s", names[i], m.Activations)
 		}
+		if m.KVBits > 0 {
+			ui.print("%s: keys and values rounded to %d bits in blocks of 32", names[i], m.KVBits)
+		}
 	}
 	if m.Latency == nil {
 		return nil
@@ -375,6 +409,9 @@ func shortNames(models []eval.ModelReport) []string {
 	seen := map[string]int{}
 	for i, m := range models {
 		names[i] = filepath.Base(strings.TrimRight(m.Path, string(filepath.Separator)))
+		if m.KVBits > 0 {
+			names[i] += fmt.Sprintf(" kv%d", m.KVBits)
+		}
 		seen[names[i]]++
 	}
 	for i, m := range models {
