@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -120,7 +119,7 @@ func (o *pruneOptions) settleAmount(job *structuredJob) error {
 	if !(o.sparsity >= 0 && o.sparsity < 1) {
 		return fault.Usage("--sparsity is %g, allowed is 0 up to, but not including, 1", o.sparsity)
 	}
-	for _, flag := range []string{"pattern", "method", "ignore", "report"} {
+	for _, flag := range []string{"pattern", "method", "ignore"} {
 		if o.flags.Changed(flag) {
 			return fault.Usage("--%s does not go with --structured", flag)
 		}
@@ -195,6 +194,11 @@ func runStructured(ctx context.Context, global *globalOptions, o *pruneOptions, 
 	if o.dryRun {
 		p.report.DryRun = true
 		return p.report.print(global.ui)
+	}
+	if !o.force {
+		if err := checkFree(o.reportFile); err != nil {
+			return err
+		}
 	}
 	for _, out := range p.report.Outputs {
 		if err := checkOutput(out.Output, o.samples.resume, o.force); err != nil {
@@ -360,7 +364,32 @@ func (p *structuredRun) execute(ctx context.Context, global *globalOptions, meas
 			return err
 		}
 	}
+	if err := p.store(); err != nil {
+		return err
+	}
 	return p.report.print(ui)
+}
+
+// store puts the report into the file that was asked for, and into each folder
+// that was written what is said of it.
+func (p *structuredRun) store() error {
+	if p.options.reportFile != "" {
+		if err := writeReport(p.options.reportFile, &p.report, p.options.force); err != nil {
+			return fmt.Errorf("the model is written, its report is not: %w", err)
+		}
+	}
+	if p.job.kind == formats.GGUF {
+		return nil
+	}
+	for i, out := range p.report.Outputs {
+		if out.Output == "" {
+			continue
+		}
+		if err := writeReport(filepath.Join(out.Output, export.ReportFile), p.report.lasting(i), true); err != nil {
+			return fmt.Errorf("the model is written, its report is not: %w", err)
+		}
+	}
+	return nil
 }
 
 // carryOut makes one of the outputs, and returns its weights if it is not
@@ -437,100 +466,4 @@ func (p *structuredRun) measure(ctx context.Context, global *globalOptions, text
 	p.report.Eval, err = eval.Run(ctx, subjects, text, opts)
 	global.ui.closeProgress()
 	return err
-}
-
-// structuredReport is the document of "llmc prune --structured --json".
-type structuredReport struct {
-	Model       string             `json:"model"`
-	DryRun      bool               `json:"dry_run,omitempty"`
-	Structured  string             `json:"structured"`
-	Unit        string             `json:"unit"`
-	Units       int                `json:"units"` // before, of every block or of the model
-	Parameters  int64              `json:"parameters"`
-	Bytes       int64              `json:"bytes"` // of the tensors
-	Repair      bool               `json:"repair"`
-	Notes       []string           `json:"notes,omitempty"`
-	Calibration *sampleReport      `json:"calibration,omitempty"`
-	Importance  [][]float64        `json:"importance,omitempty"` // by block and unit, or by unit
-	Outputs     []structuredOutput `json:"outputs"`
-	Eval        *eval.Report       `json:"eval,omitempty"`
-}
-
-// structuredOutput is one size.
-type structuredOutput struct {
-	Output     string         `json:"output,omitempty"` // absent when nothing is written
-	Left       int            `json:"left"`             // units
-	Parameters int64          `json:"parameters"`
-	Bytes      int64          `json:"bytes"`
-	Layers     []int          `json:"layers,omitempty"` // that are left, by their old numbers
-	Repairs    []repairReport `json:"repairs,omitempty"`
-}
-
-type repairReport struct {
-	Name string `json:"name"`
-	structured.Repair
-}
-
-// print prints what was done, or would be.
-func (r *structuredReport) print(ui *ui) error {
-	if err := ui.document(r); err != nil {
-		return err
-	}
-	repaired := slices.ContainsFunc(r.Outputs, func(o structuredOutput) bool { return len(o.Repairs) > 0 })
-	header := []string{r.Unit, "removed", "parameters", "size"}
-	if repaired {
-		header = append(header, "error", "repaired")
-	}
-	header = append(header, "output")
-	row := []string{fmt.Sprint(r.Units), "", countString(r.Parameters), bytesString(r.Bytes)}
-	if repaired {
-		row = append(row, "", "")
-	}
-	rows := [][]string{append(row, "")}
-	for _, o := range r.Outputs {
-		row := []string{fmt.Sprint(o.Left), percentString(1 - float64(o.Left)/float64(r.Units)), countString(o.Parameters), bytesString(o.Bytes)}
-		if repaired {
-			cut, fitted := o.errors()
-			row = append(row, percentString(cut), percentString(fitted))
-		}
-		rows = append(rows, append(row, o.Output))
-	}
-	if err := ui.table(header, rows, len(header)-1); err != nil {
-		return err
-	}
-	if repaired {
-		ui.print("\nerror: of the outputs of the linears that lose inputs, relative to their size, on the calibration text")
-	}
-	for _, o := range r.Outputs {
-		if o.Layers != nil {
-			ui.print("\nlayers that are left: %s", strings.Trim(fmt.Sprint(o.Layers), "[]"))
-		}
-		switch {
-		case r.DryRun && o.Output != "":
-			ui.print("would be written to %s", o.Output)
-		case o.Output != "":
-			ui.print("written to %s, read back and compared", o.Output)
-		default:
-			ui.print("nothing is written without -o")
-		}
-	}
-	if r.Eval == nil {
-		return nil
-	}
-	ui.print("")
-	return printReport(ui, r.Eval)
-}
-
-// errors are the mean errors of the linears before and after repair.
-func (o *structuredOutput) errors() (cut, repaired float64) {
-	for _, r := range o.Repairs {
-		cut += r.Cut
-		if r.Used {
-			repaired += r.Repaired
-		} else {
-			repaired += r.Cut
-		}
-	}
-	n := math.Max(float64(len(o.Repairs)), 1)
-	return cut / n, repaired / n
 }
