@@ -59,7 +59,7 @@ func GGUFChoices() []Scheme {
 func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *Plan, fixed func(*Entry) bool, windows [][]int32, b Budget, p Probe) (*Allocation, error) {
 	a := &allocator{plan: plan, budget: b, entries: map[model.ID]*Entry{}}
 	for i := range plan.Entries {
-		if e := &plan.Entries[i]; e.rounds() && !fixed(e) {
+		if e := &plan.Entries[i]; e.Rounds() && !fixed(e) {
 			a.entries[e.ID] = e
 		} else {
 			a.kept += e.OutBytes

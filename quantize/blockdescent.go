@@ -100,6 +100,7 @@ type rowDescent struct {
 	h    []float32 // [n, n]
 
 	gradient, q []float32 // [n] of the row
+	zero        []bool    // [n] what stays zero
 	block       blocks.Block
 
 	trialGradient, trial []float32 // [n] what a trial makes of gradient and q
@@ -111,7 +112,7 @@ func newRowDescent(d *descent, from, to int) *rowDescent {
 	n := to - from
 	return &rowDescent{
 		d: d, from: from, n: n, h: d.panel,
-		trialGradient: make([]float32, n), trial: make([]float32, n), trialCodes: make([]uint8, n),
+		zero: make([]bool, n), trialGradient: make([]float32, n), trial: make([]float32, n), trialCodes: make([]uint8, n),
 		multiples: [2][]float32{make([]float32, n), make([]float32, n)},
 	}
 }
@@ -122,6 +123,11 @@ func (s *rowDescent) run(r int, changed []float32) {
 	at := r*layer.cols + s.from
 	s.gradient, s.q = s.d.gradient[at:][:s.n], s.d.q[at:][:s.n]
 	copy(changed, s.q)
+	if layer.mask != nil {
+		for i := range s.zero {
+			s.zero[i] = layer.mask.Chosen(r, s.from+i)
+		}
+	}
 	for lo := 0; lo < s.n; lo += layer.layout.Size {
 		layer.view(&s.block, r, s.from+lo)
 		s.refineBlock(lo)
@@ -150,6 +156,9 @@ func (s *rowDescent) moveCodes(lo, sub int) {
 	scale, low := l.Grid(&s.block, sub)
 	for k := sub * l.Sub; k < (sub+1)*l.Sub; k++ {
 		i := lo + k
+		if s.zero[i] {
+			continue
+		}
 		code := l.Code(s.q[i]+s.gradient[i]/s.h[i*s.n+i], scale, low)
 		if code != s.block.Codes[k] {
 			s.block.Codes[k] = code
@@ -196,6 +205,10 @@ func (s *rowDescent) try(lo, first, last int) float64 {
 	total := 0.0
 	for range 2 {
 		for k := range q {
+			if s.zero[a+k] {
+				s.trialCodes[a+k] = s.block.Codes[first*l.Sub+k]
+				continue
+			}
 			scale, low := l.Grid(&s.block, first+k/l.Sub)
 			h := s.h[(a+k)*s.n+a : (a+k)*s.n+b]
 			code := l.Code(q[k]+gradient[k]/h[k], scale, low)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"llmc/internal/parallel"
+	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/kernels/blocks"
 )
@@ -26,6 +27,8 @@ type blockLayer struct {
 	factors, minFactors []float32 // [rows, blocks]
 	scales, mins        []int8    // [rows, sub-blocks]
 	codes               []uint8   // [rows, cols]
+
+	mask solve.Mask // nil when no weight has to be zero
 }
 
 func newBlockLayer(l *blocks.Layout, rows, cols int, importance []float32, threads int) *blockLayer {
@@ -76,10 +79,18 @@ func (g *blockLayer) search(r, from, to int, x []float32, packed []byte) error {
 // Block chooses scales and minima from weights that carry the errors of the
 // panels before.
 func (g *blockLayer) Block(ctx context.Context, from, to int, w []float32) error {
+	if g.mask != nil {
+		if err := g.mask.Block(ctx, from, to, w); err != nil {
+			return err
+		}
+	}
 	return parallel.Rows(ctx, g.threads, g.rows, to-from, func() func(int) error {
 		packed := make([]byte, (to-from)/g.layout.Size*g.layout.Type.BlockBytes())
+		x := make([]float32, to-from)
 		return func(r int) error {
-			return g.search(r, from, to, w[r*g.cols+from:][:to-from], packed)
+			copy(x, w[r*g.cols+from:])
+			clearChosen(x, g.mask, r, from)
+			return g.search(r, from, to, x, packed)
 		}
 	})
 }
@@ -95,6 +106,9 @@ func (g *blockLayer) grid(r, c int) (scale, low float32) {
 func (g *blockLayer) Fix(r, p int, row []float32) float32 {
 	scale, low := g.grid(r, p)
 	code := g.layout.Code(row[p], scale, low)
+	if g.mask != nil && g.mask.Choose(r, p, row) {
+		code, _ = g.layout.Zero()
+	}
 	g.codes[r*g.cols+p] = code
 	return g.layout.Value(code, scale, low)
 }

@@ -38,6 +38,9 @@ type GPTQSolver struct {
 	// those of the file, with ranges chosen before any column is fixed.
 	ActOrder     bool
 	StaticGroups bool
+
+	Zeros  Zeros  // which zeros of the weight stay zero
+	Pruner Pruner // chooses further zeros, nil for none
 }
 
 // Name returns "gptq".
@@ -77,6 +80,9 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	}
 	g := &gptqLayer{method: m, scheme: s, rows: rows, cols: cols, order: factor.Order}
 	g.load(l.Weight)
+	if g.mask, err = m.mask(l, g.w, rows, cols, factor); err != nil {
+		return nil, fmt.Errorf("%s: %w", l.Name, err)
+	}
 	if err := g.solve(ctx, factor.Upper); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
@@ -103,6 +109,7 @@ type gptqLayer struct {
 	codes  []uint8   // [rows, cols] by column
 	grids  []Grid    // [rows, groups]
 	groups int
+	mask   solve.Mask // nil when no weight has to be zero
 }
 
 // load copies the weights in the order of the positions.
@@ -155,18 +162,34 @@ func (g *gptqLayer) solve(ctx context.Context, upper []float32) error {
 
 // Block chooses the ranges of the groups that begin in the block.
 func (g *gptqLayer) Block(ctx context.Context, from, to int, w []float32) error {
+	if g.mask != nil {
+		if err := g.mask.Block(ctx, from, to, w); err != nil {
+			return err
+		}
+	}
 	if !g.late() {
 		return nil
 	}
-	return eachRow(ctx, g.method.Threads, g.rows, to-from, func(r int, _ []float32, _ []uint8) error {
-		return g.fitBlock(r, from, to, w[r*g.cols:][:g.cols])
+	return eachRow(ctx, g.method.Threads, g.rows, g.cols, func(r int, x []float32, _ []uint8) error {
+		row := w[r*g.cols:][:g.cols]
+		if g.mask != nil {
+			end := min(to+g.scheme.GroupSize, g.cols)
+			copy(x[from:end], row[from:end])
+			clearChosen(x[from:end], g.mask, r, from)
+			row = x
+		}
+		return g.fitBlock(r, from, to, row)
 	})
 }
 
 // Fix rounds a weight to the nearest number of its group's grid.
 func (g *gptqLayer) Fix(r, p int, row []float32) float32 {
 	grid := g.grids[r*g.groups+g.groupAt(p)]
-	code := grid.Code(row[p])
+	v := row[p]
+	if g.mask != nil && g.mask.Choose(r, p, row) {
+		v = 0
+	}
+	code := grid.Code(v)
 	g.codes[r*g.cols+g.order[p]] = code
 	return grid.Value(code)
 }

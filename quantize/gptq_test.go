@@ -60,6 +60,16 @@ func inputsOf(samples [][]float64) *Inputs {
 	return in
 }
 
+// slowMask chooses weights to be zero when a position is reached.
+type slowMask func(p int, order []int, s *slowState)
+
+// slowState is how far slowGPTQ has come.
+type slowState struct {
+	values  []float64  // [rows, cols] with all errors so far
+	zero    []bool     // [rows, cols] what becomes zero, for a slowMask to change
+	inverse *mat.Dense // of the Hessian of the free columns
+}
+
 // slowGPTQ is section 3 of arXiv 2210.17323 column by column in float64: each
 // error is spread over all free columns by the inverse of the Hessian, which
 // then loses the column by Gaussian elimination (equations 2 and 3). No Cholesky
@@ -67,7 +77,7 @@ func inputsOf(samples [][]float64) *Inputs {
 // the weights as they were when the block of 128 positions was reached. tied
 // are the rows where a weight was within 1e-4 of a step of the middle between
 // two codes, so that float32 may choose the other one.
-func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolver) (codes [][]uint8, tied []bool) {
+func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolver, masks ...slowMask) (codes [][]uint8, tied []bool) {
 	t.Helper()
 	n := w.cols
 	damped := mat.NewDense(n, n, nil)
@@ -94,6 +104,7 @@ func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolv
 		values[i] = float64(v)
 	}
 	settled := slices.Clone(values)
+	state := &slowState{values, make([]bool, len(values)), &inverse}
 	pick := func(r int, columns []int) []float32 {
 		var x []float32
 		for _, c := range columns {
@@ -143,8 +154,16 @@ func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolv
 		codes[r] = make([]uint8, n)
 	}
 	for p, c := range order {
+		for _, mask := range masks {
+			mask(p, order, state)
+		}
 		if p%128 == 0 {
 			copy(settled, values)
+			for i, zero := range state.zero {
+				if zero {
+					settled[i] = 0
+				}
+			}
 		}
 		group := p / size
 		if static {
@@ -157,6 +176,9 @@ func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolv
 			}
 			g := grids[r][group]
 			steps := values[r*n+c] / g.scale
+			if state.zero[r*n+c] {
+				steps = 0
+			}
 			code := math.RoundToEven(steps) + float64(g.zero)
 			tied[r] = tied[r] || math.Abs(math.Abs(steps-math.RoundToEven(steps))-0.5) < 1e-4
 			code = min(max(code, 0), math.Exp2(float64(s.Bits))-1)

@@ -57,6 +57,11 @@ func (m GPTQSolver) improve(ctx context.Context, l Layer, layout *blocks.Layout,
 		g := newBlockLayer(layout, n, cols, l.Inputs.MeanSquare, m.Threads)
 		values := kernels.Float32s(w)
 		q := append([]float32(nil), values...)
+		if _, ok := layout.Zero(); ok {
+			if g.mask, err = m.mask(l, q, n, cols, factor); err != nil {
+				return err
+			}
+		}
 		if err := solve.Feedback(ctx, q, n, cols, factor.Upper, blockPanel, m.Threads, g); err != nil {
 			return err
 		}

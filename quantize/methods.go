@@ -15,6 +15,8 @@ type Options struct {
 	Damp         float64
 	ActOrder     bool
 	StaticGroups bool
+	Zeros        Zeros
+	Pruner       Pruner
 }
 
 // methods are the methods by name. A new one is a line here.

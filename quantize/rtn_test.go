@@ -323,7 +323,7 @@ func TestCompare(t *testing.T) {
 	a := f32Matrix{1, 4, []float32{3, 4, 0, 0}}
 	b := f32Matrix{1, 4, []float32{3, 3, 0, 0}}
 	got, err := Compare(context.Background(), a, b, 1)
-	if want := (Stats{MSE: 0.25, RelativeError: 0.2, MaxError: 1}); err != nil || got != want {
+	if want := (Stats{MSE: 0.25, RelativeError: 0.2, MaxError: 1, ZerosBefore: 2, Zeros: 2}); err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 }

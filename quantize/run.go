@@ -91,7 +91,7 @@ func (r *Run) Matrix(ctx context.Context, id model.ID) (kernels.Matrix, error) {
 		return nil, err
 	}
 	e, ok := r.entries[id]
-	if !ok || !e.rounds() || r.solved[id] {
+	if !ok || !e.Rounds() || r.solved[id] {
 		return w, nil
 	}
 	return r.round(ctx, r.layer(e, w, r.importance[id]), e.To)
@@ -158,8 +158,8 @@ func (r *Run) Results() []Result {
 	return list
 }
 
-// rounds reports whether the entry is a matrix that changes.
-func (e *Entry) rounds() bool { return !e.Kept() && e.isMatrix() }
+// Rounds reports whether the entry is a matrix that changes.
+func (e *Entry) Rounds() bool { return !e.Kept() && e.isMatrix() }
 
 // Replace rounds every tensor of the plan in memory, so that a model made of
 // the weights computes with the rounded ones. progress may be nil; it is told
@@ -167,13 +167,13 @@ func (e *Entry) rounds() bool { return !e.Kept() && e.isMatrix() }
 func (r *Run) Replace(ctx context.Context, progress func(done, total int64)) error {
 	var done, total int64
 	for i := range r.plan.Entries {
-		if e := &r.plan.Entries[i]; e.rounds() {
+		if e := &r.plan.Entries[i]; e.Rounds() {
 			total += e.elements()
 		}
 	}
 	for i := range r.plan.Entries {
 		e := &r.plan.Entries[i]
-		if !e.rounds() {
+		if !e.Rounds() {
 			continue
 		}
 		q, err := r.Matrix(ctx, e.ID)

@@ -30,7 +30,7 @@ func (r *Run) scale(ctx context.Context, m Scaler, block int, layers []Layer, sc
 	at := slices.IndexFunc(groups, func(g fold.Group) bool { return slices.Contains(g.Linears, layers[0].ID.Role) })
 	g := &groups[at]
 	for _, role := range g.Matrices() {
-		if e := r.entries[model.ID{Role: role, Block: block}]; e == nil || !e.rounds() {
+		if e := r.entries[model.ID{Role: role, Block: block}]; e == nil || !e.Rounds() {
 			for _, l := range layers {
 				l.note(func(s *Solution) { s.Unscaled = fmt.Sprintf("%s is kept as it is", role) })
 			}

@@ -12,6 +12,8 @@ type Stats struct {
 	MSE           float64 `json:"mse"`            // mean of (w - q)²
 	RelativeError float64 `json:"relative_error"` // ‖W - Q‖ / ‖W‖ (Frobenius); 0 for a tensor of zeros
 	MaxError      float64 `json:"max_error"`      // largest |w - q|
+	ZerosBefore   int     `json:"zeros_before"`
+	Zeros         int     `json:"zeros"`
 }
 
 // Compare measures how far q is from w, which has the same shape. Sums are
@@ -19,7 +21,10 @@ type Stats struct {
 // does not depend on the number of threads.
 func Compare(ctx context.Context, w, q kernels.Matrix, threads int) (Stats, error) {
 	rows, cols := w.Shape()
-	type sums struct{ square, error, max float64 }
+	type sums struct {
+		square, error, max float64
+		before, zeros      int
+	}
 	perRow := make([]sums, rows)
 	err := eachRow(ctx, threads, rows, 2*cols, func(r int, x []float32, _ []uint8) error {
 		a, b := x[:cols], x[cols:]
@@ -31,6 +36,12 @@ func Compare(ctx context.Context, w, q kernels.Matrix, threads int) (Stats, erro
 			s.square += float64(v) * float64(v)
 			s.error += d * d
 			s.max = max(s.max, d)
+			if v == 0 {
+				s.before++
+			}
+			if b[i] == 0 {
+				s.zeros++
+			}
 		}
 		perRow[r] = s
 		return nil
@@ -43,8 +54,10 @@ func Compare(ctx context.Context, w, q kernels.Matrix, threads int) (Stats, erro
 		total.square += s.square
 		total.error += s.error
 		total.max = max(total.max, s.max)
+		total.before += s.before
+		total.zeros += s.zeros
 	}
-	stats := Stats{MaxError: total.max}
+	stats := Stats{MaxError: total.max, ZerosBefore: total.before, Zeros: total.zeros}
 	if n := rows * cols; n > 0 {
 		stats.MSE = total.error / float64(n)
 	}

@@ -130,7 +130,7 @@ func (p *Plan) Spec(w *model.Weights, t Target, mix Mix) (export.Spec, error) {
 	for i := range items {
 		e, ok := entries[items[i].ID]
 		switch {
-		case !ok || !e.rounds():
+		case !ok || !e.Rounds():
 		case e.To.IsInteger():
 			items[i] = export.Item{ID: e.ID, Codes: e.To.hf(p.inputs)}
 		default:

@@ -123,7 +123,7 @@ func checkTarget(t *testing.T, c *formats.Checkpoint, w *model.Weights, target T
 			rounded++
 		}
 		sameWeights(t, w, e, want, got, target)
-		if in, err := back.Inputs(e.ID); err != nil || (in.Bits > 0) != (e.rounds() && policy.Inputs.Bits > 0) || in.Bits > 0 && in != policy.Inputs {
+		if in, err := back.Inputs(e.ID); err != nil || (in.Bits > 0) != (e.Rounds() && policy.Inputs.Bits > 0) || in.Bits > 0 && in != policy.Inputs {
 			t.Errorf("%s rounds its activations to %s, %v", e.ID, in, err)
 		}
 	}

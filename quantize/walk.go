@@ -50,7 +50,7 @@ func (r *Run) layers(block int, roles []model.Role, in *Inputs) (layers []Layer,
 			id.Role = model.Embed
 		}
 		e, ok := r.entries[id]
-		if !ok || !e.rounds() {
+		if !ok || !e.Rounds() {
 			continue
 		}
 		w, err := r.weights.Matrix(id)
@@ -89,7 +89,7 @@ func (r *Run) roundsHead() bool {
 		id.Role = model.Embed
 	}
 	e, ok := r.entries[id]
-	return ok && e.rounds()
+	return ok && e.Rounds()
 }
 
 // keptResult is a Result of a block as a journal keeps it.
@@ -121,7 +121,7 @@ func (r *Run) load(block int, saved []byte) error {
 		role, _ := model.ParseRole(kept.Role)
 		id := model.ID{Role: role, Block: block}
 		e, ok := r.entries[id]
-		if !ok || !e.rounds() {
+		if !ok || !e.Rounds() {
 			return fmt.Errorf("the plan does not round its %s", kept.Role)
 		}
 		r.results[id] = Result{Entry: e, Stats: kept.Stats, Solution: kept.Solution, Seconds: kept.Seconds}

@@ -37,6 +37,7 @@ type quantizeOptions struct {
 	to         string
 	ignore     []string
 	bitsFor    []string
+	keepZeros  bool
 	embeddings bool
 	head       bool
 	text       string
@@ -114,6 +115,7 @@ With --text FILE the model is measured before and after.`,
 	flags.StringVar(&o.activations, "activations", "none",
 		"round activations like 8-bit weights: dynamic (a scale per token), static (one from calibration), none")
 	flags.Float64Var(&o.smooth, "smooth", 0, "SmoothQuant first: how much of the activations' range moves to the weights, 0.5 in most cases")
+	flags.BoolVar(&o.keepZeros, "keep-zeros", true, "zeros stay zero, by gptq too (default: in linears of which a fifth is zero, where the type has a zero)")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave tensors alone: roles (down, head) or globs on names; repeatable")
 	flags.StringSliceVar(&o.bitsFor, "bits-for", nil, "other bits for a role: down=6, or a GGUF type: embed=Q8_0; repeatable")
 	flags.BoolVar(&o.embeddings, "embeddings", false, "quantize the embeddings like the rest")
@@ -138,6 +140,7 @@ type quantizeJob struct {
 	policy   quantize.Policy
 	method   quantize.Method
 	clip     quantize.Clip
+	zeros    quantize.Zeros
 	maxShard int64
 	gather   bool // an importance matrix is gathered
 	only     bool // nothing but that
@@ -181,9 +184,13 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 		clip = quantize.DefaultClip(o.method)
 	}
 	job.clip = clip
+	if job.zeros, err = o.zeros(); err != nil {
+		return nil, err
+	}
 	if job.method, err = quantize.NewMethod(o.method, quantize.Options{
 		Clip: clip, Threads: global.threads,
 		Damp: o.calibration.damp, ActOrder: o.calibration.actOrder, StaticGroups: o.calibration.staticGroups,
+		Zeros: job.zeros,
 	}); err != nil {
 		return nil, err
 	}
@@ -474,6 +481,11 @@ func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, 
 		return nil, err
 	}
 	q := &quantization{job: job, from: c, weights: w, plan: plan, run: quantize.NewRun(w, plan, job.method, threads)}
+	if job.zeros == quantize.ZerosAll {
+		if err := q.checkZeros(); err != nil {
+			return nil, err
+		}
+	}
 	notes := plan.Notes
 	if job.out == "" && !isDemo(job.path) && !job.only {
 		job.out = job.defaultOut(plan)

@@ -43,6 +43,8 @@ type quantizeReport struct {
 	Engines  []quantize.Engine `json:"engines,omitempty"`  // what is known of who loads the output
 	Forecast *forecast         `json:"forecast,omitempty"` // of a dry run
 
+	Zeros *zerosReport `json:"zeros,omitempty"` // of a model that was pruned
+
 	Counts  []quantize.Count `json:"counts"`
 	Tensors []tensorReport   `json:"tensors"`
 	Eval    *eval.Report     `json:"eval,omitempty"`
@@ -212,6 +214,7 @@ func writeReport(path string, document any, force bool) error {
 // print prints what was done, and stores it.
 func (q *quantization) print(ui *ui, o *quantizeOptions) error {
 	q.addStats()
+	q.countZeros()
 	if err := q.store(o); err != nil {
 		if q.out != nil {
 			err = fmt.Errorf("the model is written, its report is not: %w", err)
@@ -280,6 +283,7 @@ func (q *quantization) printSummary(ui *ui, written string) error {
 	}
 	ui.print("\n%s weights, %s before, %s after: %.2f bits per weight",
 		countString(r.Parameters), bytesString(r.BytesBefore), bytesString(r.BytesAfter), r.BitsPerWeight)
+	r.printZeros(ui)
 	if r.Output == "" {
 		ui.print("nothing is written without -o")
 		return nil

@@ -2,6 +2,7 @@ package blocks
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"llmc/dtype"
 )
@@ -96,6 +97,13 @@ func nonlinearLevels() []float32 {
 		levels = append(levels, float32(v))
 	}
 	return levels
+}
+
+// Zero returns the code that is zero whatever the scale, false for types that
+// have none.
+func (l *Layout) Zero() (code uint8, ok bool) {
+	i := slices.Index(l.Levels, 0)
+	return uint8(max(i, 0)), i >= 0 && l.Mins.High == 0
 }
 
 // Grid returns what the values of a sub-block are made of: they are

@@ -1,0 +1,122 @@
+package quantize
+
+import (
+	"math/bits"
+
+	"llmc/dtype"
+	"llmc/internal/solve"
+	"llmc/kernels"
+	"llmc/kernels/blocks"
+)
+
+// Zeros is which zeros of a weight stay zero where errors are spread over the
+// columns behind. Rounding to nearest keeps all of them in formats that have a
+// zero.
+type Zeros uint8
+
+// The zeros that stay.
+const (
+	ZerosOfPruned Zeros = iota // those of linears that look pruned: a fifth or more is zero
+	ZerosAll
+	ZerosNone
+)
+
+// prunedShare is the share of zeros from which a linear looks pruned. Weights
+// that were rounded to 4 bits before have up to a tenth or so.
+const prunedShare = 0.2
+
+// String names what stays, for reports.
+func (z Zeros) String() string {
+	return [...]string{"of pruned linears", "all", "none"}[z]
+}
+
+// Pruner chooses zeros for weights that are about to be rounded.
+type Pruner interface {
+	// Name is what a command line calls it.
+	Name() string
+	// Mask chooses the zeros of w [rows, cols], whose columns stand in the order
+	// of the factor, on inputs [cols] whose mean squares are in order, too.
+	Mask(l Layer, w []float32, rows, cols int, f *solve.Factor) (solve.Mask, error)
+}
+
+// countZeros counts the zeros of a matrix.
+func countZeros(m kernels.Matrix) (n int) {
+	rows, cols := m.Shape()
+	row := make([]float32, cols)
+	for r := range rows {
+		m.Row(row, r)
+		for _, v := range row {
+			if v == 0 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// LooksPruned reports whether so many zeros are too many to be chance.
+func LooksPruned(zeros, weights int) bool {
+	return zeros > 0 && float64(zeros) >= prunedShare*float64(weights)
+}
+
+// keepsZeros reports whether the zeros of a weight stay.
+func (z Zeros) keepsZeros(w kernels.Matrix) bool {
+	if z != ZerosOfPruned {
+		return z == ZerosAll
+	}
+	rows, cols := w.Shape()
+	return LooksPruned(countZeros(w), rows*cols)
+}
+
+// CodeBits is how many bits a weight takes, without scales.
+func (s Scheme) CodeBits() int {
+	if s.IsInteger() {
+		return s.Bits
+	}
+	if layout, ok := blocks.LayoutOf(s.Type); ok {
+		return bits.Len(uint(len(layout.Levels) - 1))
+	}
+	return 8 * s.Type.BlockBytes() / s.Type.BlockSize()
+}
+
+// mask returns what becomes zero of w [rows, cols], columns in the order of the
+// factor: what a Pruner chooses, or zeros that stay; nil for nothing.
+func (m GPTQSolver) mask(l Layer, w []float32, rows, cols int, f *solve.Factor) (solve.Mask, error) {
+	switch {
+	case m.Pruner != nil:
+		return m.Pruner.Mask(l, w, rows, cols, f)
+	case !m.Zeros.keepsZeros(l.Weight):
+		return nil, nil
+	}
+	fixed := &solve.FixedMask{Zero: make([]bool, len(w)), Cols: cols}
+	for i, v := range w {
+		fixed.Zero[i] = v == 0
+	}
+	return fixed, nil
+}
+
+// HoldsZeros reports whether numbers of the scheme can be zero wherever a weight
+// is: not in types with minima, nor those of nonlinear levels.
+func (s Scheme) HoldsZeros() bool {
+	if s.IsInteger() || !s.Type.IsBlock() {
+		return true
+	}
+	if layout, ok := blocks.LayoutOf(s.Type); ok {
+		_, ok = layout.Zero()
+		return ok
+	}
+	return s.Type == dtype.MXFP4
+}
+
+// clearChosen makes zero what a mask, which may be nil, has chosen of the
+// positions of row r that x holds, from is the first of them.
+func clearChosen(x []float32, mask solve.Mask, r, from int) {
+	if mask == nil {
+		return
+	}
+	for i := range x {
+		if mask.Chosen(r, from+i) {
+			x[i] = 0
+		}
+	}
+}
