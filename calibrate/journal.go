@@ -120,6 +120,20 @@ func OpenJournal(dir string, facts []Fact, resume bool) (*Journal, error) {
 	return j, nil
 }
 
+// lockFile opens a file that only one program at a time can have open so. The
+// lock goes when the file is closed or the program ends, however it does.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	if errors.Is(raw.Lock(f), raw.ErrLocked) {
+		f.Close()
+		return nil, fault.Usage("another llmc is at work on this output")
+	}
+	return f, nil // a file system without locks has to do without
+}
+
 // open reads what is there, or begins anew.
 func (j *Journal) open(facts []Fact, text []byte, resume bool) error {
 	if resume {

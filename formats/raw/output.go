@@ -37,11 +37,15 @@ func CreateFile(path string, force bool) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, err := createOutput(t.temp, path)
+	f := &File{target: t}
+	err = f.target.begin(func(temp string) (err error) {
+		f.output, err = createOutput(temp, path)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &File{output: o, target: t}, nil
+	return f, nil
 }
 
 // Commit syncs the file to the disk and gives it its name. When that fails,
@@ -84,7 +88,8 @@ func CreateDir(path string, force bool) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(t.temp, 0o777); err != nil {
+	err = t.begin(func(temp string) error { return os.Mkdir(temp, 0o777) })
+	if err != nil {
 		return nil, fmt.Errorf("cannot create %s: %w", path, Cause(err))
 	}
 	return &Dir{target: t}, nil
@@ -222,7 +227,8 @@ type target struct {
 	path, temp string
 	force      bool
 	folder     bool
-	done       bool // committed or removed
+	done       bool     // committed or removed
+	lock       *os.File // of temp
 }
 
 func newTarget(path string, force, folder bool) (target, error) {
@@ -241,13 +247,35 @@ func newTarget(path string, force, folder bool) (target, error) {
 		return target{}, fmt.Errorf("cannot create %s: %s is not a folder", path, parent)
 	}
 	t := target{path: clean, force: force, folder: folder}
+	recoverFrom(clean, abandoned) // what cannot be removed does no harm
 	if err := t.checkFree(); err != nil {
 		return target{}, err
 	}
-	var random [6]byte
-	rand.Read(random[:]) // never fails
-	t.temp = filepath.Join(parent, t.stem()+hex.EncodeToString(random[:]))
 	return t, nil
+}
+
+// begin chooses the hidden sibling, makes it with create and locks it.
+func (t *target) begin(create func(temp string) error) error {
+	for {
+		var random [6]byte
+		rand.Read(random[:]) // never fails
+		t.temp = filepath.Join(filepath.Dir(t.path), t.stem()+hex.EncodeToString(random[:]))
+		if err := create(t.temp); err != nil {
+			return err
+		}
+		var lost bool
+		if t.lock, lost = hold(t.temp); !lost {
+			return nil
+		}
+	}
+}
+
+// end lets go of the lock.
+func (t *target) end() {
+	t.done = true
+	if t.lock != nil {
+		t.lock.Close()
+	}
 }
 
 // oldSuffix ends the name of a folder that is about to be replaced.
@@ -318,7 +346,7 @@ func (t *target) commit() error {
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", t.path, Cause(err))
 	}
-	t.done = true // whatever happens now, there is nothing to be taken back
+	t.end() // whatever happens now, there is nothing to be taken back
 	if old != "" {
 		if err := os.RemoveAll(old); err != nil {
 			return fmt.Errorf("%s is written, but what it replaced is still in %s: %w", t.path, old, Cause(err))
@@ -351,8 +379,8 @@ func (t *target) swap() (old string, err error) {
 }
 
 func (t *target) abort() {
-	t.done = true
 	os.RemoveAll(t.temp)
+	t.end()
 }
 
 // Cause drops the operation and the path from an error of package os, for

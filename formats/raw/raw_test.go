@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -326,4 +327,35 @@ func TestRecover(t *testing.T) {
 		}
 		checkTree(t, dir, want)
 	}
+}
+
+// TestAbandoned begins outputs where a killed program and a living one have
+// theirs: only the dead one's goes.
+func TestAbandoned(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs locks")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "out")
+	grow(t, dir, map[string]string{".out.llmc-0123456789ab/f": "dead", ".out.llmc-ba9876543210": "dead"})
+	living, err := CreateDir(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := living.WriteFile("config.json", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	other, err := CreateFile(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("the folder holds %v, want two unfinished outputs (%v)", entries, err)
+	}
+	other.Abort()
+	if err := living.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	checkTree(t, dir, map[string]string{"out/": "", "out/config.json": "{}"})
 }
