@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"llmc/internal/fault"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -92,6 +93,9 @@ type Visitor func(ctx context.Context, block int, roles []model.Role, in *Inputs
 func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, o Options, visit Visitor) error {
 	if len(windows) == 0 {
 		return errors.New("there are no calibration samples")
+	}
+	if w.Config.Experts.Count > 0 {
+		return fault.Invalid("the model is a mixture of experts (%s), and calibration does not know those yet", w.Config.Family.Name)
 	}
 	sizes := make([]int, len(windows))
 	longest := 0
@@ -382,8 +386,8 @@ func (w *walk) gather(ctx context.Context, i int, pass []input, through bool) ([
 		gatherers[in.roles[0]] = g
 		all = append(all, g)
 	}
-	w.model.SetHook(func(_ int, roles []model.Role, in *kernels.Tensor) {
-		if g := gatherers[roles[0]]; g != nil {
+	w.model.SetHook(func(_ int, to model.Input, in *kernels.Tensor) {
+		if g := gatherers[to.Roles[0]]; g != nil {
 			g.add(in)
 		}
 	})

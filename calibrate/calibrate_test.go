@@ -138,8 +138,8 @@ func naive(t *testing.T, w *model.Weights, windows [][]int32) map[[2]int][]float
 		t.Fatal(err)
 	}
 	sums := map[[2]int][]float64{}
-	m.SetHook(func(block int, roles []model.Role, x *kernels.Tensor) {
-		key := [2]int{block, int(roles[0])}
+	m.SetHook(func(block int, to model.Input, x *kernels.Tensor) {
+		key := [2]int{block, int(to.Roles[0])}
 		if sums[key] == nil {
 			sums[key] = make([]float64, x.Cols*x.Cols)
 		}

@@ -49,7 +49,7 @@ func TestDivide(t *testing.T) {
 		for c := range scale {
 			scale[c] = float32(math.Exp(rng.NormFloat64()))
 		}
-		if applied[g.Linears[0]], err = g.Apply(w, scale); err != nil {
+		if applied[g.Linears[0].Role], err = g.Apply(w, scale); err != nil {
 			t.Fatal(err)
 		}
 	}

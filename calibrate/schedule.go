@@ -87,9 +87,9 @@ type planner struct {
 func (p *planner) inputs() []input {
 	c := &p.weights.Config
 	var list []input
-	for _, roles := range model.SharedInputs() {
-		in := input{roles: roles}
-		for _, role := range roles {
+	for _, shared := range c.Inputs() {
+		in := input{roles: shared.Roles}
+		for _, role := range shared.Roles {
 			shape := c.Shape(model.ID{Role: role, Block: 0})
 			in.width = int64(shape[1])
 			if p.options.Solve != nil {
@@ -238,8 +238,8 @@ func (s *Schedule) blockFlops(unchanged bool) float64 {
 func (p *planner) forwardFlops() float64 {
 	c := &p.weights.Config
 	weights := 0
-	for _, roles := range model.SharedInputs() {
-		for _, role := range roles {
+	for _, shared := range c.Inputs() {
+		for _, role := range shared.Roles {
 			shape := c.Shape(model.ID{Role: role, Block: 0})
 			weights += shape[0] * shape[1]
 		}

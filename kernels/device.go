@@ -30,6 +30,11 @@ type Device interface {
 	Embed(dst *Tensor, table Weight, ids []int32)
 	// MatMul sets dst [n, out] to x [n, in] times wᵀ, w [out, in].
 	MatMul(dst, x *Tensor, w Weight)
+	// Select sets row i of dst to row rows[i] of x.
+	Select(dst, x *Tensor, rows []int32)
+	// AddRows adds row i of x, multiplied by scale[i], to row rows[i] of dst.
+	// No row is there twice.
+	AddRows(dst, x *Tensor, rows []int32, scale []float32)
 	// AddGram adds xᵀx, x [n, cols], to dst [cols, cols]: the symmetric matrix
 	// whose elements on and above the diagonal are right; [Mirror] gives the
 	// others.

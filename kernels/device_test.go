@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -405,4 +406,34 @@ func TestNewDense(t *testing.T) {
 	if _, err := NewDense(2, 32, dtype.Q4_0, make([]byte, 36)); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestRows takes rows apart and adds them up again, against loops.
+func TestRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		r := rand.New(rand.NewPCG(31, 32))
+		c := newCPU(3, o)
+		defer c.Close()
+		for _, cols := range []int{1, 7, 64, 333} {
+			x, y := randomTensor(c, r, 40, cols), randomTensor(c, r, 9, cols)
+			rows := []int32{39, 0, 3, 3, 12}
+			some := c.NewTensor(len(rows), cols)
+			c.Select(some, x, rows)
+			for i, row := range rows {
+				if !slices.Equal(some.Data[i*cols:][:cols], x.Data[int(row)*cols:][:cols]) {
+					t.Fatalf("%d columns: row %d is not row %d", cols, i, row)
+				}
+			}
+			to, scale := []int32{8, 2, 0, 5, 1, 30, 31, 32, 39}, []float32{1, -2, 0.5, 0, 3, 1e-3, 7, -1, 2}
+			want := slices.Clone(x.Data)
+			for i, row := range to {
+				for j := range cols {
+					at := int(row)*cols + j
+					want[at] = float32(float64(want[at]) + float64(y.Data[i*cols+j])*float64(scale[i]))
+				}
+			}
+			c.AddRows(x, y, to, scale)
+			checkClose(t, fmt.Sprint(cols), x.Data, want, 1e-5)
+		}
+	})
 }

@@ -17,6 +17,7 @@ type rowTask struct {
 	size   int
 	table  Matrix
 	ids    []int32
+	scales []float32
 
 	rounding Rounding
 }
@@ -47,6 +48,26 @@ func (c *CPU) Embed(dst *Tensor, table Weight, ids []int32) {
 	mustEqual("Embed", dst.Cols, w.cols)
 	c.forRows(dst.Rows, dst.Cols, rowTask{dst: dst, table: w.Matrix, ids: ids, op: func(t *rowTask, i int) {
 		t.table.Row(t.dst.row(i), int(t.ids[i]))
+	}})
+}
+
+// Select sets row i of dst to row rows[i] of x.
+func (c *CPU) Select(dst, x *Tensor, rows []int32) {
+	mustEqual("Select", dst.Rows, len(rows))
+	mustEqual("Select", dst.Cols, x.Cols)
+	c.forRows(dst.Rows, dst.Cols, rowTask{dst: dst, x: x, ids: rows, op: func(t *rowTask, i int) {
+		copy(t.dst.row(i), t.x.row(int(t.ids[i])))
+	}})
+}
+
+// AddRows adds row i of x, multiplied by scale[i], to row rows[i] of dst. No row
+// is there twice.
+func (c *CPU) AddRows(dst, x *Tensor, rows []int32, scale []float32) {
+	mustEqual("AddRows", x.Rows, len(rows))
+	mustEqual("AddRows", x.Rows, len(scale))
+	mustEqual("AddRows", x.Cols, dst.Cols)
+	c.forRows(x.Rows, x.Cols, rowTask{dst: dst, x: x, ids: rows, scales: scale, op: func(t *rowTask, i int) {
+		t.e.ops.addScaled(t.dst.row(int(t.ids[i])), t.x.row(i), t.scales[i])
 	}})
 }
 

@@ -17,9 +17,10 @@ type Config struct {
 	// family's own when it came from GGUF.
 	Architecture string
 
-	Vocab   int // rows of the embedding
-	Hidden  int // width of the residual stream
-	FFN     int // width of the feed-forward layer
+	Vocab   int     // rows of the embedding
+	Hidden  int     // width of the residual stream
+	FFN     int     // width of the feed-forward layer
+	Experts Experts // of a mixture
 	Blocks  int
 	Heads   int // query heads
 	KVHeads int // key and value heads, a divisor of Heads
@@ -104,6 +105,9 @@ func (c *Config) validate(name func(string) string) error {
 	case !(c.LogitCap >= 0) || math.IsInf(c.LogitCap, 0):
 		return fault.Invalid("%s is %g, allowed is 0 or more", name("final_logit_softcapping"), c.LogitCap)
 	}
+	if err := c.Experts.validate(c.Family, c.Blocks, name); err != nil {
+		return err
+	}
 	if err := c.Rope.validate(c.HeadDim, name); err != nil {
 		return err
 	}
@@ -142,17 +146,23 @@ func (c *Config) RopeOf(block int) Rope {
 }
 
 // IDs lists the tensors of the model in the order of its forward pass: the
-// embedding, block after block, the final norm, the head.
+// embedding, block after block, the final norm, the head. The experts of a
+// mixture follow each other role by role.
 func (c *Config) IDs() []ID {
 	ids := []ID{{Role: Embed, Block: -1}}
 	for b := range c.Blocks {
 		for r := AttnNorm; r < numRoles; r++ {
-			if !c.Family.Has(r) {
-				continue
+			if c.Family.Has(r) {
+				ids = append(ids, ID{Role: r, Block: b})
+				if c.hasBias(r) {
+					ids = append(ids, ID{Role: r, Block: b, Bias: true})
+				}
 			}
-			ids = append(ids, ID{Role: r, Block: b})
-			if c.hasBias(r) {
-				ids = append(ids, ID{Role: r, Block: b, Bias: true})
+			for e := range c.Experts.Count {
+				if !r.IsFFN() {
+					break
+				}
+				ids = append(ids, ID{Role: r, Block: b, Expert: ExpertAt(e)})
 			}
 		}
 	}
@@ -178,6 +188,13 @@ func (c *Config) hasBias(r Role) bool {
 // Shape returns a tensor's shape: [out, in] for a matrix, [n] for a vector.
 func (c *Config) Shape(id ID) []int {
 	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	width := c.FFN
+	switch {
+	case id.Expert != NoExpert:
+		width = c.Experts.Width
+	case c.Experts.Shared > 0:
+		width = c.Experts.Shared
+	}
 	var s []int
 	switch id.Role {
 	case Embed, Head:
@@ -189,11 +206,18 @@ func (c *Config) Shape(id ID) []int {
 	case O:
 		s = []int{c.Hidden, q}
 	case Gate, Up:
-		s = []int{c.FFN, c.Hidden}
+		s = []int{width, c.Hidden}
+	case Router:
+		s = []int{c.Experts.Count, c.Hidden}
+	case SharedGate:
+		s = []int{1, c.Hidden}
 	case Down:
-		s = []int{c.Hidden, c.FFN}
+		s = []int{c.Hidden, width}
 	case QNorm, KNorm:
 		s = []int{c.HeadDim}
+		if m := c.Family.Mixture; m != nil && m.WideQKNorm {
+			s = []int{map[Role]int{QNorm: q, KNorm: kv}[id.Role]}
+		}
 	case RopeFreqs:
 		s = []int{c.Rope.Dims / 2}
 	default:
@@ -209,11 +233,7 @@ func (c *Config) Shape(id ID) []int {
 func (c *Config) Parameters() int64 {
 	var n int64
 	for _, id := range c.IDs() {
-		size := int64(1)
-		for _, d := range c.Shape(id) {
-			size *= int64(d)
-		}
-		n += size
+		n += elements(c.Shape(id))
 	}
 	return n
 }

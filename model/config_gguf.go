@@ -23,12 +23,18 @@ var ggufKeys = map[string]string{
 	"max_position_embeddings": "context_length",
 	"rms_norm_eps":            "attention.layer_norm_rms_epsilon",
 	"sliding_window":          "attention.sliding_window",
-	"layer_types":             "attention.sliding_window_pattern",
-	"rope_theta":              "rope.freq_base",
-	"rope_local_base_freq":    "rope.freq_base_swa",
-	"partial_rotary_factor":   "rope.dimension_count",
-	"final_logit_softcapping": "final_logit_softcapping",
-	"rope_scaling.factor":     "rope.scaling.factor",
+	"num_experts":             "expert_count",
+	"num_local_experts":       "expert_count",
+	"num_experts_per_tok":     "expert_used_count",
+	"moe_intermediate_size":   "expert_feed_forward_length",
+
+	"shared_expert_intermediate_size":               "expert_shared_feed_forward_length",
+	"layer_types":                                   "attention.sliding_window_pattern",
+	"rope_theta":                                    "rope.freq_base",
+	"rope_local_base_freq":                          "rope.freq_base_swa",
+	"partial_rotary_factor":                         "rope.dimension_count",
+	"final_logit_softcapping":                       "final_logit_softcapping",
+	"rope_scaling.factor":                           "rope.scaling.factor",
 	"rope_scaling.original_max_position_embeddings": "rope.scaling.original_context_length",
 	"rope_scaling.beta_fast":                        "rope.scaling.yarn_beta_fast",
 	"rope_scaling.beta_slow":                        "rope.scaling.yarn_beta_slow",
@@ -123,7 +129,10 @@ func configFromGGUF(c *formats.Checkpoint) (Config, error) {
 	}
 	r := &ggufReader{meta: c.Meta, arch: arch}
 	if r.integer("expert_count", 0) > 0 {
-		r.wrong(r.key("expert_count"), "0: mixtures of experts are not supported")
+		if family, _ = mixtureOf(arch); family == nil {
+			r.wrong(r.key("expert_count"), "0: mixtures of experts of this architecture are not supported")
+			return Config{}, r.err
+		}
 	}
 	cfg := Config{Family: family, Architecture: family.Architectures[0], Pad: -1}
 	cfg.Blocks = r.integer("num_hidden_layers")
@@ -141,6 +150,7 @@ func configFromGGUF(c *formats.Checkpoint) (Config, error) {
 	if family.LogitCap {
 		cfg.LogitCap = r.number("final_logit_softcapping", 0)
 	}
+	r.mixture(&cfg)
 	cfg.Activation = family.activation()
 	cfg.readTensors(c)
 	r.rope(&cfg)
@@ -163,7 +173,7 @@ func (c *Config) readTensors(from *formats.Checkpoint) {
 	c.Tied = !has(ID{Role: Head, Block: -1})
 	c.QKVBias = c.Family.QKVBias || has(ID{Role: Q, Bias: true})
 	c.OBias = has(ID{Role: O, Bias: true})
-	c.MLPBias = has(ID{Role: Down, Bias: true})
+	c.MLPBias = c.Family.Mixture == nil && has(ID{Role: Down, Bias: true})
 	if t, ok := from.Tensor(c.Family.TensorName(formats.GGUF, ID{Role: Embed, Block: -1})); ok && len(t.Shape) == 2 {
 		c.Vocab = t.Shape[0]
 	} else if tokens, ok := from.Meta.Strings("tokenizer.ggml.tokens"); ok {
@@ -265,6 +275,7 @@ func (c *Config) GGUF() (*gguf.Metadata, error) {
 	u32("hidden_size", c.Hidden)
 	u32("num_hidden_layers", c.Blocks)
 	u32("intermediate_size", c.FFN)
+	c.Experts.setGGUF(c.Family, u32)
 	u32("num_attention_heads", c.Heads)
 	u32("num_key_value_heads", c.KVHeads)
 	u32("head_dim", c.HeadDim)

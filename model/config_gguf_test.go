@@ -24,6 +24,12 @@ func ggufOf(t *testing.T, c *Config) *formats.Checkpoint {
 	var list []raw.Tensor
 	for _, id := range c.IDs() {
 		x := raw.Tensor{Name: c.Family.TensorName(formats.GGUF, id), Type: dtype.F32, Shape: c.Shape(id)}
+		switch {
+		case id.Expert == ExpertAt(0):
+			x.Shape = append([]int{c.Experts.Count}, x.Shape...)
+		case id.Expert != NoExpert:
+			continue // in one tensor with the first
+		}
 		x.Data = make([]byte, 4*x.Elements())
 		list = append(list, x)
 	}
@@ -201,7 +207,7 @@ func TestGGUFReadRefuses(t *testing.T) {
 		set  map[string]any
 		want []string
 	}{
-		{map[string]any{"general.architecture": absent}, []string{`unsupported architecture "none"`, "gemma3, llama, qwen2, qwen3"}},
+		{map[string]any{"general.architecture": absent}, []string{`unsupported architecture "none"`, "gemma3, llama, olmoe, qwen2, qwen2moe, qwen3, qwen3moe"}},
 		{map[string]any{"general.architecture": "mamba"}, []string{`"mamba"`}},
 		{map[string]any{"general.architecture": uint32(3)}, []string{"unsupported architecture"}},
 		{map[string]any{"llama.block_count": absent}, []string{"the metadata has no llama.block_count"}},
@@ -220,7 +226,12 @@ func TestGGUFReadRefuses(t *testing.T) {
 		{map[string]any{"llama.rope.scaling.type": "longrope"}, []string{"llama.rope.scaling.type is longrope", "none, linear or yarn"}},
 		{map[string]any{"llama.rope.scaling.factor": float32(-1)}, []string{"llama.rope.scaling.factor is -1"}},
 		{map[string]any{"llama.rope.scaling.attn_factor": float32(2)}, []string{"llama.rope.scaling.attn_factor is 2"}},
-		{map[string]any{"llama.expert_count": uint32(8)}, []string{"llama.expert_count is 8", "mixtures of experts"}},
+		{map[string]any{"llama.expert_count": uint32(8)}, []string{"no llama.expert_used_count"}},
+		{map[string]any{"llama.expert_count": uint32(8), "llama.expert_used_count": uint32(9)}, []string{"llama.expert_used_count is 9", "1 to 8"}},
+		{map[string]any{"llama.expert_count": uint32(5000), "llama.expert_used_count": uint32(2)}, []string{"llama.expert_count is 5000", "1 to 4096"}},
+		{map[string]any{"llama.expert_count": uint32(8), "llama.expert_used_count": uint32(2), "llama.expert_group_count": uint32(2)}, []string{"llama.expert_group_count is 2", "groups of experts"}},
+		{map[string]any{"llama.expert_count": uint32(8), "llama.expert_used_count": uint32(2), "llama.expert_weights_scale": float32(2.5)}, []string{"llama.expert_weights_scale is 2.5"}},
+		{map[string]any{"general.architecture": "gemma3", "gemma3.expert_count": uint32(8)}, []string{"gemma3.expert_count is 8", "mixtures of experts"}},
 		{map[string]any{"general.architecture": "gemma3", "gemma3.attention.sliding_window_pattern": []bool{true}}, []string{"gemma3.attention.sliding_window_pattern has 1 entries for 8 blocks"}},
 		{map[string]any{"general.architecture": "gemma3", "gemma3.attention.sliding_window": float32(1)}, []string{"gemma3.attention.sliding_window is 1"}},
 	}

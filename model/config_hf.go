@@ -72,6 +72,7 @@ func (r *hfReader) config() Config {
 		c.Architecture = architectures[0]
 	}
 	r.sizes(&c)
+	r.mixture(&c)
 	r.parts(&c)
 	r.windows(&c)
 	r.ropes(&c)
@@ -142,14 +143,14 @@ func (r *hfReader) parts(c *Config) {
 func (r *hfReader) windows(c *Config) {
 	rule := c.Family.Window
 	if rule == windowNone || c.Blocks < 1 || c.Blocks > maxBlocks ||
-		rule == windowUpper && !r.bool("use_sliding_window") || !r.hasValue("sliding_window") {
+		(rule == windowUpper || rule == windowUsed) && !r.bool("use_sliding_window") || !r.hasValue("sliding_window") {
 		return
 	}
 	c.Window = r.int("sliding_window")
 	if c.Window < 1 {
 		r.fail(fault.Invalid("sliding_window is %d, allowed is 1 or more, or null", c.Window))
 	}
-	if rule == windowAll {
+	if rule == windowAll || rule == windowUsed {
 		return
 	}
 	c.Windowed = make([]bool, c.Blocks)
@@ -467,6 +468,7 @@ func (c *Config) HF() ([]byte, error) {
 	if f.MLPBiasKey {
 		set("mlp_bias", c.MLPBias)
 	}
+	c.setMixture(set)
 	c.setRope(set)
 	c.setWindow(set)
 	if f.Defaults["query_pre_attn_scalar"] != nil {
@@ -533,17 +535,17 @@ func (c *Config) setWindow(set func(string, any)) {
 	if rule == windowNone {
 		return
 	}
-	if rule == windowUpper {
+	if rule == windowUpper || rule == windowUsed {
 		set("use_sliding_window", c.Window > 0)
 	}
 	if c.Window == 0 {
-		if rule != windowUpper {
+		if rule == windowAll || rule == windowPattern {
 			set("sliding_window", nil)
 		}
 		return
 	}
 	set("sliding_window", c.Window)
-	if rule == windowAll {
+	if rule == windowAll || rule == windowUsed {
 		return
 	}
 	types := c.layerTypes()

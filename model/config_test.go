@@ -73,6 +73,12 @@ func configs() map[string]settings {
 		"gemma3, pattern":     gemma.with(settings{"sliding_window_pattern": 3, "rope_local_base_freq": 500, "final_logit_softcapping": 30}),
 		"gemma3, layer types": gemma.with(settings{"layer_types": kinds("sfsfffss"), "tie_word_embeddings": false}),
 		"gemma3, linear":      gemma.with(scaling(settings{"rope_type": "linear", "factor": 8})).with(settings{"query_pre_attn_scalar": 168}),
+		"mixtral":             smallConfig("MixtralForCausalLM").with(settings{"num_local_experts": 5, "num_experts_per_tok": 2}),
+		"mixtral, window":     smallConfig("MixtralForCausalLM").with(settings{"sliding_window": 32}),
+		"qwen3moe":            smallConfig("Qwen3MoeForCausalLM").with(settings{"num_local_experts": 9, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": true}),
+		"qwen3moe, window":    smallConfig("Qwen3MoeForCausalLM").with(settings{"use_sliding_window": true, "sliding_window": 16, "norm_topk_prob": true}),
+		"qwen2moe":            smallConfig("Qwen2MoeForCausalLM").with(settings{"num_experts": 9, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}),
+		"olmoe":               smallConfig("OlmoeForCausalLM").with(settings{"num_experts": 9, "num_experts_per_tok": 9}),
 		"gemma3, no window":   gemma.with(settings{"sliding_window": nil}),
 	}
 }
@@ -161,6 +167,7 @@ func TestSpellings(t *testing.T) {
 // allowed.
 func TestParseHFRefuses(t *testing.T) {
 	llama, mistral := smallConfig("LlamaForCausalLM"), smallConfig("MistralForCausalLM")
+	moe := smallConfig("Qwen3MoeForCausalLM")
 	qwen2, gemma := smallConfig("Qwen2ForCausalLM").with(settings{"use_sliding_window": true}), smallConfig("Gemma3ForCausalLM")
 	scaling := func(keys settings) settings { return llama.with(settings{"rope_scaling": keys}) }
 	yarn := settings{"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 1024}
@@ -201,6 +208,16 @@ func TestParseHFRefuses(t *testing.T) {
 		{scaling(yarn.with(settings{"beta_fast": -1})), []string{"beta_fast is -1"}},
 		{scaling(yarn.with(settings{"attention_factor": -1})), []string{"attention_factor is -1"}},
 		{llama.with(settings{"rope_parameters": settings{"full_attention": yarn, "sliding_attention": yarn}}), []string{"differs by layer type", "llama family"}},
+		{moe.with(settings{"num_experts": 0}), []string{"num_experts is 0", "1 to 4096"}},
+		{moe.with(settings{"num_experts": 1 << 20}), []string{"num_experts is 1048576", "1 to 4096"}},
+		{moe.with(settings{"num_experts": 4096, "num_hidden_layers": 4096}), []string{"num_experts is 4096", "1 to 32"}},
+		{moe.with(settings{"num_experts_per_tok": 129}), []string{"num_experts_per_tok is 129", "1 to 128"}},
+		{moe.with(settings{"moe_intermediate_size": -1}), []string{"moe_intermediate_size is -1"}},
+		{moe.with(settings{"mlp_only_layers": []int{0}}), []string{"mlp_only_layers", "every block"}},
+		{moe.with(settings{"decoder_sparse_step": 2}), []string{"decoder_sparse_step", "every block"}},
+		{smallConfig("Qwen2MoeForCausalLM").with(settings{"shared_expert_intermediate_size": 0}), []string{"shared_expert_intermediate_size is 0"}},
+		{smallConfig("Qwen2MoeForCausalLM").with(settings{"qkv_bias": false}), []string{"qkv_bias is false", "only true"}},
+		{smallConfig("OlmoeForCausalLM").with(settings{"clip_qkv": 8}), []string{"clip_qkv is 8", "only null"}},
 		{mistral.with(settings{"sliding_window": 0}), []string{"sliding_window is 0", "1 or more, or null"}},
 		{mistral.with(settings{"sliding_window": 1 << 31}), []string{"sliding_window is 2147483648"}},
 		{qwen2.with(settings{"layer_types": kinds("fs")}), []string{"layer_types has 2 entries", "num_hidden_layers 8"}},

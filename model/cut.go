@@ -124,6 +124,9 @@ func (c *Config) groupsOf(heads []int) ([]int, error) {
 // tensors of [Weights.Stored] have the names that they are to have and no data
 // where it is not read yet.
 func (w *Weights) Cut(cut *Cut) (*Weights, error) {
+	if w.Config.Experts.Count > 0 {
+		return nil, fault.Invalid("the model is a mixture of experts (%s), and parts of one cannot be taken out yet", w.Config.Family.Name)
+	}
 	cfg, err := w.Config.Cut(cut)
 	if err != nil {
 		return nil, err
@@ -293,7 +296,7 @@ func (c *cutting) checkExtra(out *Weights) error {
 // ownBlock reports whether an unused tensor has a name like those of the
 // blocks' tensors: model.layers.3.self_attn.rotary_emb.inv_freq.
 func (w *Weights) ownBlock(name string) bool {
-	pattern := w.Config.Family.table(w.Kind)[Q]
+	pattern := w.Config.Family.table(w.Kind, false)[Q]
 	prefix, _, _ := strings.Cut(pattern, "%d")
 	if w.Kind == formats.GGUF {
 		return strings.HasPrefix(name, prefix)

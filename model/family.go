@@ -35,7 +35,8 @@ type Family struct {
 	WidthOfHeads bool // transformers: the hidden width is a multiple of the heads
 	SquareO      bool // llama.cpp: the heads are together as wide as the hidden layer
 
-	Window windowRule // which blocks have a sliding window
+	Window  windowRule // which blocks have a sliding window
+	Mixture *Mixture   // what its mixtures of experts are like; nil: it has none
 	// Defaults of Hugging Face configuration keys, by name: those that the
 	// family's class in transformers fills in itself.
 	Defaults map[string]any
@@ -50,6 +51,7 @@ type windowRule uint8
 const (
 	windowNone    windowRule = iota
 	windowAll                // sliding_window, when not null, holds for every block (Mistral)
+	windowUsed               // with use_sliding_window, every block (Qwen 3's mixtures)
 	windowUpper              // use_sliding_window: blocks from max_window_layers on (Qwen)
 	windowPattern            // all but every sliding_window_pattern-th block (Gemma 3)
 )
@@ -131,6 +133,72 @@ var Families = []*Family{
 			"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28,
 		},
 		HF: merge(hfPreNorm, hfQKNorm), Ggml: merge(ggmlPreNorm, ggmlQKNorm),
+	},
+	{
+		Name: "mixtral", GGUF: "llama",
+		Architectures: []string{"MixtralForCausalLM"},
+		ModelTypes:    []string{"mixtral"},
+		PermutedQK:    true, Window: windowAll,
+		Mixture: &Mixture{
+			HF: hfMixtralExperts, CountKeys: []string{"num_local_experts", "num_experts"}, WidthKey: "intermediate_size",
+			AlwaysNormed: true, GGUFNormed: true,
+		},
+		Defaults: map[string]any{
+			"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+			"hidden_act": "silu", "tie_word_embeddings": false,
+			"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2,
+		},
+		HF: merge(without(hfPreNorm, Gate, Up, Down), hfMixtral), Ggml: merge(without(ggmlPreNorm, Gate, Up, Down), ggmlRouter),
+	},
+	{
+		Name: "qwen3moe", GGUF: "qwen3moe",
+		Architectures: []string{"Qwen3MoeForCausalLM"},
+		ModelTypes:    []string{"qwen3_moe"},
+		QKNorm:        true, BiasKeys: true, Window: windowUsed,
+		Mixture: &Mixture{
+			HF: hfQwenExperts, CountKeys: []string{"num_experts", "num_local_experts"}, WidthKey: "moe_intermediate_size",
+			GGUFNormed: true,
+		},
+		Defaults: map[string]any{
+			"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+			"hidden_act": "silu", "tie_word_embeddings": false, "intermediate_size": 6144,
+			"num_key_value_heads": 4, "sliding_window": 4096,
+			"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": false,
+		},
+		HF:   merge(without(hfPreNorm, Gate, Up, Down), hfQKNorm, hfQwenMoE),
+		Ggml: merge(without(ggmlPreNorm, Gate, Up, Down), ggmlQKNorm, ggmlRouter),
+	},
+	{
+		Name: "qwen2moe", GGUF: "qwen2moe",
+		Architectures: []string{"Qwen2MoeForCausalLM"},
+		ModelTypes:    []string{"qwen2_moe"},
+		QKVBias:       true,
+		Mixture: &Mixture{
+			HF: hfQwenExperts, CountKeys: []string{"num_experts", "num_local_experts"}, WidthKey: "moe_intermediate_size", Shared: true,
+		},
+		Defaults: map[string]any{
+			"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+			"hidden_act": "silu", "tie_word_embeddings": false, "intermediate_size": 5632,
+			"num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4,
+			"moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "norm_topk_prob": false,
+		},
+		HF: merge(hfPreNorm, hfQwenMoE, hfShared), Ggml: merge(ggmlPreNorm, ggmlRouter, ggmlShared),
+	},
+	{
+		Name: "olmoe", GGUF: "olmoe",
+		Architectures: []string{"OlmoeForCausalLM"},
+		ModelTypes:    []string{"olmoe"},
+		QKNorm:        true, BiasKeys: true, WidthOfHeads: true, SquareO: true,
+		Mixture: &Mixture{
+			HF: hfQwenExperts, CountKeys: []string{"num_experts", "num_local_experts"}, WidthKey: "intermediate_size", WideQKNorm: true,
+		},
+		Defaults: map[string]any{
+			"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+			"hidden_act": "silu", "tie_word_embeddings": false,
+			"num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": false,
+		},
+		HF:   merge(without(hfPreNorm, Gate, Up, Down), hfQKNorm, hfQwenMoE),
+		Ggml: merge(without(ggmlPreNorm, Gate, Up, Down), ggmlQKNorm, ggmlRouter),
 	},
 	{
 		Name: "gemma3", GGUF: "gemma3",

@@ -148,8 +148,8 @@ func TestHook(t *testing.T) {
 		width int
 	}
 	var got, want []seen
-	m.SetHook(func(block int, roles []Role, in *kernels.Tensor) {
-		for _, r := range roles {
+	m.SetHook(func(block int, to Input, in *kernels.Tensor) {
+		for _, r := range to.Roles {
 			if in.Rows != len(tokens) {
 				t.Errorf("block %d %s sees %d rows, want %d", block, r, in.Rows, len(tokens))
 			}
@@ -194,7 +194,7 @@ func TestSetWeight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.SetWeight(2, Down, zero)
+	m.SetWeight(ID{Role: Down, Block: 2}, zero)
 	compare(t, "SetWeight", run(t, m, m.NewState(), tokens), want, 1e-5)
 
 	w.Replace(ID{Role: Down, Block: 2}, zero)

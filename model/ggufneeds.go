@@ -20,6 +20,9 @@ func (c *Config) checkGGUF() error {
 	if own := f.activation(); c.Activation != own {
 		return refuse("the activation %s", activationName(c.Activation))
 	}
+	if err := c.Experts.checkGGUF(f); err != nil {
+		return refuse("%w", err)
+	}
 	if want := c.ggufAttnScale(); math.Abs(c.AttnScale-want) > 1e-6*want {
 		return refuse("an attention scale of 1/sqrt(%.4g)", 1/(c.AttnScale*c.AttnScale))
 	}

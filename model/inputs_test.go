@@ -58,8 +58,8 @@ func TestRoundedInputs(t *testing.T) {
 			c := openRaw(t, config, tensors)
 			m := load(t, c, 0)
 			var seen float32
-			m.SetHook(func(_ int, roles []Role, in *kernels.Tensor) {
-				if roles[0] == Q {
+			m.SetHook(func(_ int, to Input, in *kernels.Tensor) {
+				if to.Roles[0] == Q {
 					seen = in.Data[0]
 				}
 			})

@@ -33,27 +33,60 @@ type Model struct {
 
 // block holds one layer's weights; absent ones are nil.
 type block struct {
-	weights map[Role]kernels.Weight
-	inputs  map[Role]kernels.Rounding // of those linears that round what they multiply
+	weights map[ID]kernels.Weight   // their Block is 0
+	inputs  map[ID]kernels.Rounding // of those linears that round what they multiply
 	vectors map[ID]*kernels.Tensor
 }
 
-// Hook sees the input [rows, in] of linears of a block before they use it.
-// roles are those that share it: q, k and v; o; gate and up; down. The tensor
-// is only valid during the call.
-type Hook func(block int, roles []Role, input *kernels.Tensor)
+// Hook sees the input [rows, in] of linears of a block before they use it. The
+// tensor is only valid during the call.
+type Hook func(block int, to Input, x *kernels.Tensor)
+
+// Input says which linears of a block share an input.
+type Input struct {
+	Expert Expert // whose linears they are, and whose tokens
+	Roles  []Role // q, k and v; o; gate and up; down; in mixtures the router
+}
 
 // The linears of a block, by the input they share.
 var (
-	attnIn  = []Role{Q, K, V}
-	attnOut = []Role{O}
-	ffnIn   = []Role{Gate, Up}
-	ffnOut  = []Role{Down}
+	attnIn   = []Role{Q, K, V}
+	attnOut  = []Role{O}
+	ffnIn    = []Role{Gate, Up}
+	ffnOut   = []Role{Down}
+	routerIn = []Role{Router}
+	sharedIn = []Role{Router, SharedGate, Gate, Up} // with an expert for every token
 )
 
-// SharedInputs lists the linears of a block by the input they share, in the
-// order in which a forward pass comes to them.
-func SharedInputs() [][]Role { return [][]Role{attnIn, attnOut, ffnIn, ffnOut} }
+// Inputs lists the linears of a block by the input they share, each after those
+// that its input depends on. The router of a mixture stands after the linears of
+// the experts that have the same rows, so that who goes from the last to the
+// first knows all of them before some.
+func (c *Config) Inputs() []Input {
+	list := []Input{{Roles: attnIn}, {Roles: attnOut}}
+	if c.Experts.Count == 0 {
+		return append(list, Input{Roles: ffnIn}, Input{Roles: ffnOut})
+	}
+	for e := range c.Experts.Count {
+		list = append(list, Input{ExpertAt(e), ffnIn})
+	}
+	list = append(list, Input{Roles: c.routed()})
+	if c.Experts.Shared > 0 {
+		list = append(list, Input{Roles: ffnOut})
+	}
+	for e := range c.Experts.Count {
+		list = append(list, Input{ExpertAt(e), ffnOut})
+	}
+	return list
+}
+
+// routed lists the linears that all rows of a mixture's input go to.
+func (c *Config) routed() []Role {
+	if c.Experts.Shared > 0 {
+		return sharedIn
+	}
+	return routerIn
+}
 
 // New loads the weights onto a device.
 func New(dev kernels.Device, w *Weights) (*Model, error) {
@@ -139,7 +172,7 @@ func (w *Weights) Interleaved() bool {
 
 // LoadBlock loads a block's weights onto the device, in place of those it had.
 func (m *Model) LoadBlock(w *Weights, i int) error {
-	b := block{weights: map[Role]kernels.Weight{}, inputs: map[Role]kernels.Rounding{}, vectors: map[ID]*kernels.Tensor{}}
+	b := block{weights: map[ID]kernels.Weight{}, inputs: map[ID]kernels.Rounding{}, vectors: map[ID]*kernels.Tensor{}}
 	var linears []ID
 	for _, id := range m.cfg.IDs() {
 		if id.Block != i {
@@ -148,7 +181,7 @@ func (m *Model) LoadBlock(w *Weights, i int) error {
 		if id.Role.IsMatrix() && !id.Bias {
 			linears = append(linears, id)
 			var err error
-			if b.inputs[id.Role], err = w.Inputs(id); err != nil {
+			if b.inputs[inBlock(id)], err = w.Inputs(id); err != nil {
 				return err
 			}
 			continue
@@ -157,19 +190,25 @@ func (m *Model) LoadBlock(w *Weights, i int) error {
 		if err != nil {
 			return err
 		}
-		b.vectors[ID{Role: id.Role, Bias: id.Bias}] = v
+		b.vectors[inBlock(id)] = v
 	}
 	matrices, err := w.matrices(linears)
 	if err != nil {
 		return err
 	}
 	for j, id := range linears {
-		b.weights[id.Role] = m.load(w, id, matrices[j])
+		b.weights[inBlock(id)] = m.load(w, id, matrices[j])
 		matrices[j] = nil
 	}
 	m.DropBlock(i)
 	m.blocks[i] = b
 	return nil
+}
+
+// inBlock is how a loaded block knows one of its tensors.
+func inBlock(id ID) ID {
+	id.Block = 0
+	return id
 }
 
 // load loads a matrix, and lets go of the file's memory where there is a copy.
@@ -191,8 +230,8 @@ func (m *Model) DropBlock(i int) {
 
 // SetWeight puts another weight in the place of a block's linear, whose
 // activations stay as rounded as they were.
-func (m *Model) SetWeight(i int, r Role, mat kernels.Matrix) {
-	m.blocks[i].weights[r] = m.dev.Load(mat)
+func (m *Model) SetWeight(id ID, mat kernels.Matrix) {
+	m.blocks[id.Block].weights[inBlock(id)] = m.dev.Load(mat)
 }
 
 func (m *Model) vector(w *Weights, id ID) (*kernels.Tensor, error) {
@@ -339,10 +378,10 @@ func (m *Model) attention(i int, x *kernels.Tensor, cache kernels.Cache) {
 	c, d := &m.cfg, m.dev
 	in := d.NewTensor(x.Rows, c.Hidden)
 	m.normTo(i, AttnNorm, in, x)
-	m.see(i, attnIn, in)
-	q := m.linear(i, Q, in)
-	k := m.linear(i, K, in)
-	v := m.linear(i, V, in)
+	m.see(i, NoExpert, attnIn, in)
+	q := m.linear(i, ID{Role: Q}, in)
+	k := m.linear(i, ID{Role: K}, in)
+	v := m.linear(i, ID{Role: V}, in)
 	d.Free(in)
 	if c.Family.QKNorm {
 		m.normTo(i, QNorm, q, q)
@@ -359,33 +398,50 @@ func (m *Model) attention(i int, x *kernels.Tensor, cache kernels.Cache) {
 	d.Free(q)
 	d.Free(k)
 	d.Free(v)
-	m.see(i, attnOut, mixed)
-	m.addTo(i, x, m.linear(i, O, mixed), PostAttnNorm)
+	m.see(i, NoExpert, attnOut, mixed)
+	m.addTo(i, x, m.linear(i, ID{Role: O}, mixed), PostAttnNorm)
 	d.Free(mixed)
 }
 
-// feedForward adds the block's gated feed-forward layer to x.
+// feedForward adds the block's feed-forward layer to x, or its mixture of them.
 func (m *Model) feedForward(i int, x *kernels.Tensor) {
-	d := m.dev
-	in := d.NewTensor(x.Rows, m.cfg.Hidden)
+	in := m.dev.NewTensor(x.Rows, m.cfg.Hidden)
 	m.normTo(i, FFNNorm, in, x)
-	m.see(i, ffnIn, in)
-	gate, up := m.linear(i, Gate, in), m.linear(i, Up, in)
-	d.Free(in)
-	d.Gate(gate, gate, up, m.cfg.Activation)
-	d.Free(up)
-	m.see(i, ffnOut, gate)
-	m.addTo(i, x, m.linear(i, Down, gate), PostFFNNorm)
-	d.Free(gate)
+	var y *kernels.Tensor
+	if m.cfg.Experts.Count > 0 {
+		y = m.mixture(i, in)
+	} else {
+		m.see(i, NoExpert, ffnIn, in)
+		y = m.gated(i, NoExpert, in)
+	}
+	m.dev.Free(in)
+	m.addTo(i, x, y, PostFFNNorm)
 }
 
-// linear returns one linear's output, bias added.
-func (m *Model) linear(i int, r Role, in *kernels.Tensor) *kernels.Tensor {
-	w := m.blocks[i].weights[r]
+// gated returns what a gated feed-forward layer makes of in [rows, hidden].
+func (m *Model) gated(i int, e Expert, in *kernels.Tensor) *kernels.Tensor {
+	inner := m.inner(i, e, in)
+	m.see(i, e, ffnOut, inner)
+	out := m.linear(i, ID{Role: Down, Expert: e}, inner)
+	m.dev.Free(inner)
+	return out
+}
+
+// inner returns what a gated feed-forward layer's second linear multiplies.
+func (m *Model) inner(i int, e Expert, in *kernels.Tensor) *kernels.Tensor {
+	gate, up := m.linear(i, ID{Role: Gate, Expert: e}, in), m.linear(i, ID{Role: Up, Expert: e}, in)
+	m.dev.Gate(gate, gate, up, m.cfg.Activation)
+	m.dev.Free(up)
+	return gate
+}
+
+// linear returns the output of one linear of block i, bias added.
+func (m *Model) linear(i int, id ID, in *kernels.Tensor) *kernels.Tensor {
+	w := m.blocks[i].weights[id]
 	rows, _ := w.Shape()
 	out := m.dev.NewTensor(in.Rows, rows)
-	m.multiply(out, in, w, m.blocks[i].inputs[r])
-	if bias := m.blocks[i].vectors[ID{Role: r, Bias: true}]; bias != nil {
+	m.multiply(out, in, w, m.blocks[i].inputs[id])
+	if bias := m.blocks[i].vectors[ID{Role: id.Role, Expert: id.Expert, Bias: true}]; bias != nil {
 		m.dev.Add(out, bias)
 	}
 	return out
@@ -416,8 +472,8 @@ func (m *Model) normTo(i int, r Role, dst, x *kernels.Tensor) {
 	m.dev.RMSNorm(dst, x, m.blocks[i].vectors[ID{Role: r}], float32(m.cfg.NormEps))
 }
 
-func (m *Model) see(i int, roles []Role, in *kernels.Tensor) {
+func (m *Model) see(i int, e Expert, roles []Role, in *kernels.Tensor) {
 	if m.hook != nil {
-		m.hook(i, roles, in)
+		m.hook(i, Input{e, roles}, in)
 	}
 }

@@ -8,12 +8,20 @@ import (
 	"llmc/formats"
 )
 
-// table returns the names that one kind of file gives the family's tensors.
-func (f *Family) table(kind formats.Kind) map[Role]string {
-	if kind == formats.GGUF {
+// table returns the names that one kind of file gives the family's tensors, or
+// those of its experts.
+func (f *Family) table(kind formats.Kind, expert bool) map[Role]string {
+	switch {
+	case !expert && kind == formats.GGUF:
 		return f.Ggml
+	case !expert:
+		return f.HF
+	case f.Mixture == nil:
+		return nil
+	case kind == formats.GGUF:
+		return ggmlExperts
 	}
-	return f.HF
+	return f.Mixture.HF
 }
 
 // Has reports whether the family has tensors of a role at all.
@@ -23,7 +31,8 @@ func (f *Family) Has(r Role) bool {
 }
 
 // TensorName returns what a file of one kind calls a tensor, and "" when that
-// kind does not store it: "blk.3.attn_q.weight".
+// kind does not store it: "blk.3.attn_q.weight". All experts of a GGUF file
+// have one name: they are stacked in one tensor.
 func (f *Family) TensorName(kind formats.Kind, id ID) string {
 	stem := f.Stem(kind, id)
 	switch {
@@ -38,12 +47,15 @@ func (f *Family) TensorName(kind formats.Kind, id ID) string {
 // Stem returns the tensor's name without ".weight" or ".bias": what quantized
 // Hugging Face checkpoints append their own endings to.
 func (f *Family) Stem(kind formats.Kind, id ID) string {
-	pattern, ok := f.table(kind)[id.Role]
+	pattern, ok := f.table(kind, id.Expert != NoExpert)[id.Role]
 	if !ok {
 		return ""
 	}
-	if strings.Contains(pattern, "%d") {
+	switch strings.Count(pattern, "%d") {
+	case 1:
 		return fmt.Sprintf(pattern, id.Block)
+	case 2:
+		return fmt.Sprintf(pattern, id.Block, id.Expert.Index())
 	}
 	return pattern
 }
@@ -56,7 +68,8 @@ var hfPrefixes = []struct{ written, means string }{
 	{"model.language_model.", "model."},
 }
 
-// ParseName returns which tensor a name means.
+// ParseName returns which tensor a name means. The name of a stack of experts
+// means the first of them.
 func (f *Family) ParseName(kind formats.Kind, name string) (ID, bool) {
 	stem, bias := strings.CutSuffix(name, ".bias")
 	if !bias {
@@ -73,11 +86,11 @@ func (f *Family) ParseName(kind formats.Kind, name string) (ID, bool) {
 // ParseStem is ParseName for a name without its last part.
 func (f *Family) ParseStem(kind formats.Kind, stem string) (ID, bool) {
 	if kind == formats.GGUF {
-		return parseStem(f.Ggml, stem)
+		return f.parseStem(kind, stem)
 	}
 	for _, p := range hfPrefixes {
 		if rest, ok := strings.CutPrefix(stem, p.written); ok {
-			if id, ok := parseStem(f.HF, p.means+rest); ok {
+			if id, ok := f.parseStem(kind, p.means+rest); ok {
 				return id, true
 			}
 		}
@@ -85,40 +98,74 @@ func (f *Family) ParseStem(kind formats.Kind, stem string) (ID, bool) {
 	return ID{}, false
 }
 
-// parseStem matches a stem with the patterns of a table: its one number, as a
-// part of its own between dots, is the block.
-func parseStem(table map[Role]string, stem string) (ID, bool) {
-	block, parts := -1, strings.Split(stem, ".")
+func (f *Family) parseStem(kind formats.Kind, stem string) (ID, bool) {
+	pattern, numbers, ok := patternOf(stem)
+	if !ok {
+		return ID{}, false
+	}
+	id := ID{Block: -1}
+	if len(numbers) > 0 {
+		id.Block = numbers[0]
+	}
+	if len(numbers) < 2 {
+		if id.Role, ok = roleOf(f.table(kind, false), pattern); ok {
+			return id, true
+		}
+	}
+	id.Expert = ExpertAt(0)
+	if len(numbers) == 2 {
+		id.Expert = ExpertAt(numbers[1])
+	}
+	id.Role, ok = roleOf(f.table(kind, true), pattern)
+	if !ok && kind == formats.GGUF && f.Mixture != nil {
+		id.Role, ok = roleOf(ggmlOldExperts, pattern)
+	}
+	return id, ok
+}
+
+// roleOf finds a pattern in a table.
+func roleOf(table map[Role]string, pattern string) (Role, bool) {
+	for role, p := range table {
+		if p == pattern {
+			return role, true
+		}
+	}
+	return NoRole, false
+}
+
+// patternOf takes the numbers out of a stem: at most two, each a part of its own
+// between dots, first the block and then the expert.
+func patternOf(stem string) (pattern string, numbers []int, ok bool) {
+	parts := strings.Split(stem, ".")
 	for i, p := range parts {
 		if p == "%d" {
-			return ID{}, false // a pattern is no name
+			return "", nil, false // a pattern is no name
 		}
 		n, err := strconv.ParseUint(p, 10, 31)
 		if err != nil || strconv.FormatUint(n, 10) != p {
 			continue
 		}
-		if block >= 0 {
-			return ID{}, false
+		if len(numbers) == 2 {
+			return "", nil, false
 		}
-		block, parts[i] = int(n), "%d"
+		numbers = append(numbers, int(n))
+		parts[i] = "%d"
 	}
-	pattern := strings.Join(parts, ".")
-	for role, p := range table {
-		if p == pattern {
-			return ID{Role: role, Block: block}, true
-		}
-	}
-	return ID{}, false
+	return strings.Join(parts, "."), numbers, true
 }
 
-// String names a tensor the way reports do: "block 3 q", "embed".
+// String names a tensor the way reports do: "block 3 q", "block 3 expert 5 up",
+// "embed".
 func (id ID) String() string {
 	s := id.Role.String()
 	if id.Bias {
 		s += " bias"
 	}
+	if id.Expert != NoExpert {
+		s = fmt.Sprintf("expert %d %s", id.Expert.Index(), s)
+	}
 	if id.Block >= 0 {
-		return fmt.Sprintf("block %d %s", id.Block, s)
+		s = fmt.Sprintf("block %d %s", id.Block, s)
 	}
 	return s
 }

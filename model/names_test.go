@@ -14,9 +14,15 @@ import (
 func TestNames(t *testing.T) {
 	for _, f := range Families {
 		c := Config{Family: f, Blocks: 12, QKVBias: true, OBias: true, MLPBias: true}
+		if f.Mixture != nil {
+			c.Experts = Experts{Count: 3, Used: 1, Width: 5, Shared: 7}
+		}
 		for _, kind := range []formats.Kind{formats.HuggingFace, formats.GGUF} {
 			seen := map[string]ID{}
 			for _, id := range c.IDs() {
+				if kind == formats.GGUF && id.Expert > 1 {
+					continue // in one tensor with the first
+				}
 				name := f.TensorName(kind, id)
 				if other, ok := seen[name]; ok {
 					t.Errorf("%s, %s: %s and %s are both called %q", f.Name, kind, other, id, name)
@@ -54,6 +60,20 @@ func TestKnownNames(t *testing.T) {
 		{"gemma3", formats.HuggingFace, "language_model.model.embed_tokens.weight", "embed"},
 		{"gemma3", formats.HuggingFace, "model.language_model.layers.3.mlp.up_proj.weight", "block 3 up"},
 
+		{"mixtral", formats.HuggingFace, "model.layers.31.block_sparse_moe.experts.7.w2.weight", "block 31 expert 7 down"},
+		{"mixtral", formats.HuggingFace, "model.layers.0.block_sparse_moe.gate.weight", "block 0 router"},
+		{"mixtral", formats.GGUF, "blk.31.ffn_down_exps.weight", "block 31 expert 0 down"},
+		{"mixtral", formats.GGUF, "blk.31.ffn_gate.7.weight", "block 31 expert 7 gate"},
+		{"qwen3moe", formats.HuggingFace, "model.layers.3.mlp.experts.127.up_proj.weight", "block 3 expert 127 up"},
+		{"qwen3moe", formats.GGUF, "blk.3.ffn_gate_inp.weight", "block 3 router"},
+		{"qwen2moe", formats.HuggingFace, "model.layers.3.mlp.shared_expert.up_proj.weight", "block 3 up"},
+		{"qwen2moe", formats.GGUF, "blk.3.ffn_gate_inp_shexp.weight", "block 3 shared_gate"},
+
+		{"mixtral", formats.HuggingFace, "model.layers.0.block_sparse_moe.experts.w2.weight", ""},
+		{"mixtral", formats.HuggingFace, "model.layers.0.block_sparse_moe.experts.0.1.w2.weight", ""},
+		{"mixtral", formats.HuggingFace, "model.layers.0.mlp.gate_proj.weight", ""},
+		{"qwen3moe", formats.HuggingFace, "model.layers.3.mlp.up_proj.weight", ""},
+		{"llama", formats.GGUF, "blk.31.ffn_down_exps.weight", ""},
 		{"llama", formats.GGUF, "blk.0.attn_k_norm.weight", ""},
 		{"llama", formats.GGUF, "model.norm.weight", ""},
 		{"llama", formats.GGUF, "blk.01.attn_q.weight", ""},
@@ -92,7 +112,7 @@ func TestFamilyOf(t *testing.T) {
 		}
 	}
 	_, err := FamilyOf(formats.GGUF, "mamba")
-	const want = `unsupported architecture "mamba": supported are gemma3, llama, qwen2, qwen3`
+	const want = `unsupported architecture "mamba": supported are gemma3, llama, olmoe, qwen2, qwen2moe, qwen3, qwen3moe`
 	if err == nil || err.Error() != want || fault.KindOf(err) != fault.InvalidFile {
 		t.Errorf("got %v, want %s", err, want)
 	}

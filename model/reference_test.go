@@ -41,7 +41,8 @@ type reference struct {
 	tensors                 map[string]tinyTensor         // by Hugging Face name
 
 	eps  float64 // of the norms
-	gone *Cut    // what is left; the rest is skipped or zero. nil: everything is left
+	moe  *refMixture
+	gone *Cut // what is left; the rest is skipped or zero. nil: everything is left
 	// round, when not nil, rounds what a linear multiplies.
 	round func(module string, x []float64) []float64
 	// store, when not nil, is what attention keeps of a key or a value head.
@@ -136,6 +137,7 @@ func references() []*reference {
 			},
 		},
 	}
+	list = append(list, mixtures()...)
 	for i, m := range list {
 		maps.Copy(m.config, map[string]any{
 			"vocab_size": refVocab, "hidden_size": refHidden, "intermediate_size": refFFN, "num_hidden_layers": refBlocks,
@@ -179,14 +181,11 @@ func (m *reference) randomize(seed uint64) {
 	for b := range refBlocks {
 		p := fmt.Sprintf("model.layers.%d.", b)
 		// In this order always: the same seed must give the same weights.
-		linears := []struct {
-			name       string
-			rows, cols int
-		}{
+		linears := []refLinear{
 			{"self_attn.q_proj", q, refHidden}, {"self_attn.k_proj", kv, refHidden}, {"self_attn.v_proj", kv, refHidden},
-			{"self_attn.o_proj", refHidden, q}, {"mlp.gate_proj", refFFN, refHidden}, {"mlp.up_proj", refFFN, refHidden},
-			{"mlp.down_proj", refHidden, refFFN},
+			{"self_attn.o_proj", refHidden, q},
 		}
+		linears = append(linears, m.feedForwards()...)
 		for _, l := range linears {
 			add(p+l.name+".weight", 0, 0.5, l.rows, l.cols)
 			if slices.Contains(m.biases, l.name) {
@@ -200,8 +199,12 @@ func (m *reference) randomize(seed uint64) {
 			norm(p+"post_feedforward_layernorm.weight", refHidden)
 		}
 		if m.qkNorm {
-			norm(p+"self_attn.q_norm.weight", m.headDim)
-			norm(p+"self_attn.k_norm.weight", m.headDim)
+			widths := [2]int{m.headDim, m.headDim}
+			if m.moe != nil && m.moe.wideNorm {
+				widths = [2]int{q, kv}
+			}
+			norm(p+"self_attn.q_norm.weight", widths[0])
+			norm(p+"self_attn.k_norm.weight", widths[1])
 		}
 	}
 }
@@ -234,14 +237,12 @@ func (m *reference) logits(ids []int32) [][]float64 {
 		}
 		for i := range x {
 			in := m.norm(p+preFFN, x[i])
-			gate, up := m.linear(p+"mlp.gate_proj", in), m.linear(p+"mlp.up_proj", in)
-			for j := range gate {
-				gate[j] = m.act(gate[j]) * up[j]
+			var y []float64
+			if m.moe != nil {
+				y = m.mixture(p, in)
+			} else {
+				y = m.gated(b, p+"mlp.gate_proj", p+"mlp.up_proj", p+"mlp.down_proj", in)
 			}
-			if m.gone != nil && m.gone.Neurons != nil {
-				keep(gate, m.gone.Neurons[b], 1)
-			}
-			y := m.linear(p+"mlp.down_proj", gate)
 			m.keepHidden(y)
 			if m.postNorms {
 				y = m.norm(p+"post_feedforward_layernorm", y)
@@ -263,6 +264,18 @@ func (m *reference) logits(ids []int32) [][]float64 {
 		}
 	}
 	return out
+}
+
+// gated returns the output of a gated feed-forward layer of block b.
+func (m *reference) gated(b int, gateName, upName, downName string, in []float64) []float64 {
+	gate, up := m.linear(gateName, in), m.linear(upName, in)
+	for j := range gate {
+		gate[j] = m.act(gate[j]) * up[j]
+	}
+	if m.gone != nil && m.gone.Neurons != nil {
+		keep(gate, m.gone.Neurons[b], 1)
+	}
+	return m.linear(downName, gate)
 }
 
 // attend returns the attention of block b at every position.
@@ -330,10 +343,13 @@ func keep(x []float64, units []int, size int) {
 // rotate normalizes every head of v, if the family does, and turns the pair of
 // elements j and j+headDim/2 by its angle.
 func (m *reference) rotate(b, position int, norm string, v []float64) []float64 {
+	if m.moe != nil && m.moe.wideNorm {
+		v = m.norm(norm, v)
+	}
 	half := m.headDim / 2
 	for at := 0; at < len(v); at += m.headDim {
 		head := v[at : at+m.headDim]
-		if m.qkNorm {
+		if m.qkNorm && (m.moe == nil || !m.moe.wideNorm) {
 			copy(head, m.norm(norm, head))
 		}
 		for j := range half {
@@ -418,6 +434,8 @@ var ggufNames = strings.NewReplacer(
 	"model.embed_tokens", "token_embd", "lm_head", "output", "model.norm", "output_norm", "model.layers.", "blk.",
 	"input_layernorm", "attn_norm", "self_attn.q_proj", "attn_q", "self_attn.k_proj", "attn_k", "self_attn.v_proj", "attn_v",
 	"self_attn.o_proj", "attn_output", "self_attn.q_norm", "attn_q_norm", "self_attn.k_norm", "attn_k_norm",
+	"mlp.shared_expert.gate_proj", "ffn_gate_shexp", "mlp.shared_expert.up_proj", "ffn_up_shexp", "mlp.shared_expert.down_proj", "ffn_down_shexp",
+	"mlp.shared_expert_gate", "ffn_gate_inp_shexp", "block_sparse_moe.gate", "ffn_gate_inp", "mlp.gate.", "ffn_gate_inp.",
 	"mlp.gate_proj", "ffn_gate", "mlp.up_proj", "ffn_up", "mlp.down_proj", "ffn_down",
 )
 
@@ -435,11 +453,12 @@ func (m *reference) openGGUF(t testing.TB, meta *gguf.Metadata, ropeFactors []fl
 				values[i] += float32(m.normAdds)
 			}
 		}
-		if (m.name == "llama" || m.name == "mistral") && (strings.Contains(name, "q_proj") || strings.Contains(name, "k_proj")) {
+		if slices.Contains([]string{"llama", "mistral", "mixtral"}, m.name) && (strings.Contains(name, "q_proj") || strings.Contains(name, "k_proj")) {
 			values = neighbours(values, x.shape[0], m.headDim)
 		}
 		list = append(list, raw.Tensor{Name: m.ggufName(name), Type: dtype.F32, Shape: x.shape, Data: tinyTensor{values: values}.bytes()})
 	}
+	list = stacked(list)
 	if ropeFactors != nil {
 		list = append(list, raw.Tensor{Name: "rope_freqs.weight", Type: dtype.F32, Shape: []int{len(ropeFactors)}, Data: tinyTensor{values: ropeFactors}.bytes()})
 	}

@@ -22,9 +22,11 @@ const (
 	PostAttnNorm // after attention, before the residual (Gemma)
 
 	FFNNorm // before the feed-forward layer
+	Router  // scores the experts of a mixture [experts, hidden]
 	Gate
 	Up
 	Down
+	SharedGate  // says how much the expert counts that every token goes through [1, hidden]
 	PostFFNNorm // after the feed-forward layer, before the residual (Gemma)
 
 	numRoles
@@ -33,7 +35,7 @@ const (
 var roleNames = [numRoles]string{
 	"none", "embed", "head", "final_norm", "rope_freqs",
 	"attn_norm", "q", "k", "v", "o", "q_norm", "k_norm", "post_attn_norm",
-	"ffn_norm", "gate", "up", "down", "post_ffn_norm",
+	"ffn_norm", "router", "gate", "up", "down", "shared_gate", "post_ffn_norm",
 }
 
 // String returns the name used on the command line and in reports.
@@ -65,7 +67,16 @@ func (r Role) IsLinear() bool {
 }
 
 // IsMatrix reports whether the role is a two-dimensional weight.
-func (r Role) IsMatrix() bool { return r.IsLinear() || r == Embed || r == Head }
+func (r Role) IsMatrix() bool { return r.IsLinear() || r.IsRouter() || r == Embed || r == Head }
+
+// IsRouter reports whether the role is a weight that decides where a token goes
+// in a mixture of experts. It is tiny, what it decides matters, and no engine
+// reads it in fewer bits.
+func (r Role) IsRouter() bool { return r == Router || r == SharedGate }
+
+// IsFFN reports whether the role is a linear of a feed-forward layer, of which a
+// mixture has one for each expert.
+func (r Role) IsFFN() bool { return r == Gate || r == Up || r == Down }
 
 // IsNorm reports whether the role is the weights of a norm.
 func (r Role) IsNorm() bool {
@@ -78,7 +89,21 @@ func (r Role) IsNorm() bool {
 
 // ID says which tensor of a model one is.
 type ID struct {
-	Role  Role
-	Block int  // 0-based; -1 outside the blocks
-	Bias  bool // the bias of the linear, not its weight
+	Role   Role
+	Block  int    // 0-based; -1 outside the blocks
+	Expert Expert // of a mixture; NoExpert for all that belongs to no single one
+	Bias   bool   // the bias of the linear, not its weight
 }
+
+// Expert says which expert of a block's mixture a linear belongs to. Its zero
+// value is none of them, so that an ID without an expert needs not say so.
+type Expert int
+
+// NoExpert is the Expert of what all tokens go through.
+const NoExpert Expert = 0
+
+// ExpertAt is the expert of a 0-based index, which is what names count by.
+func ExpertAt(index int) Expert { return Expert(index + 1) }
+
+// Index is the 0-based index of an expert, -1 for NoExpert.
+func (e Expert) Index() int { return int(e) - 1 }

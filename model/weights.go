@@ -86,6 +86,12 @@ func (w *Weights) index(tensors []raw.Tensor) {
 		return ok && id == embed
 	})
 	for _, t := range tensors {
+		if pieces := w.pieces(t); pieces != nil {
+			for id, piece := range pieces {
+				w.stored[id] = map[string]raw.Tensor{"weight": piece}
+			}
+			continue
+		}
 		id, part, ok := w.parse(t.Name)
 		if ok && id.Role == Head && w.Config.Tied && !storesEmbed {
 			id = embed // of two tensors that share memory, some writers keep the head's name

@@ -111,10 +111,10 @@ func awqGroups() []fold.Group {
 
 // awqLayers are the linears of a group, with what their inputs are.
 func awqLayers(g *fold.Group, in *Inputs) (layers []Layer, weights []f32Matrix) {
-	for i, role := range g.Linears {
+	for i, id := range g.Linears {
 		w := randomMatrix(uint64(20+i), 17+8*i, g.Inputs)
 		weights = append(weights, w)
-		layers = append(layers, Layer{Name: role.String(), ID: model.ID{Role: role}, Weight: w, Inputs: in, Solution: &Solution{}})
+		layers = append(layers, Layer{Name: id.String(), ID: id, Weight: w, Inputs: in, Solution: &Solution{}})
 	}
 	return layers, weights
 }
@@ -127,7 +127,7 @@ func TestAWQEqualsTheSearchOnSamples(t *testing.T) {
 	} {
 		for _, g := range awqGroups() {
 			t.Run(fmt.Sprintf("%s %v", s, g.Linears), func(t *testing.T) {
-				samples := correlatedSamples(uint64(g.Linears[0]), g.Inputs, 100)
+				samples := correlatedSamples(uint64(g.Linears[0].Role), g.Inputs, 100)
 				layers, weights := awqLayers(&g, inputsOf(samples))
 				losses, scales := slowAWQ(&g, s, weights, samples)
 				got, err := AWQScaler{}.Scale(context.Background(), &g, layers, slices.Repeat([]Scheme{s}, len(layers)))

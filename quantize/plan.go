@@ -125,7 +125,7 @@ func (p *Policy) check(tensors []Tensor) error {
 		if err := s.Check(); err != nil {
 			return err
 		}
-		if !role.IsMatrix() {
+		if !role.IsMatrix() || role.IsRouter() {
 			return fault.Usage("%s is not a matrix that can be quantized", role)
 		}
 	}
@@ -160,6 +160,10 @@ func (p *planner) entry(t Tensor) Entry {
 		if v := p.policy.Vectors; v != dtype.Invalid && v.String() != t.From {
 			e.To, e.Reason = TypeScheme(v), "vectors are "+v.String()
 		}
+		return e
+	}
+	if t.ID.Role.IsRouter() {
+		e.Reason = "what chooses experts is kept"
 		return e
 	}
 	for _, pattern := range p.policy.Ignore {

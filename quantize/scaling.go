@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"llmc/model"
 	"llmc/model/fold"
 )
 
@@ -27,12 +26,12 @@ type Scaler interface {
 // is rounded afterwards: what is kept would lose precision by it.
 func (r *Run) scale(ctx context.Context, m Scaler, block int, layers []Layer, schemes []Scheme) error {
 	groups := fold.Groups(&r.weights.Config, block)
-	at := slices.IndexFunc(groups, func(g fold.Group) bool { return slices.Contains(g.Linears, layers[0].ID.Role) })
+	at := slices.IndexFunc(groups, func(g fold.Group) bool { return slices.Contains(g.Linears, layers[0].ID) })
 	g := &groups[at]
-	for _, role := range g.Matrices() {
-		if e := r.entries[model.ID{Role: role, Block: block}]; e == nil || !e.Rounds() {
+	for _, id := range g.Matrices() {
+		if e := r.entries[id]; e == nil || !e.Rounds() {
 			for _, l := range layers {
-				l.note(func(s *Solution) { s.Unscaled = fmt.Sprintf("%s is kept as it is", role) })
+				l.note(func(s *Solution) { s.Unscaled = fmt.Sprintf("%s is kept as it is", id.Role) })
 			}
 			return nil
 		}

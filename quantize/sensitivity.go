@@ -255,9 +255,9 @@ func (p *probe) linear(ctx context.Context, id model.ID, in *Inputs, candidates 
 		if i != tried {
 			continue
 		}
-		p.model.SetWeight(id.Block, id.Role, q)
+		p.model.SetWeight(id, q)
 		divergence, err = p.divergence(ctx, p.model)
-		p.model.SetWeight(id.Block, id.Role, w)
+		p.model.SetWeight(id, w)
 		if err != nil {
 			return nil, fmt.Errorf("%s as %s: %w", id, scheme, err)
 		}

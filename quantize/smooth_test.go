@@ -25,8 +25,8 @@ func TestSmoothScale(t *testing.T) {
 				in.MaxAbs[i] = float32(i*37%101) / 8 // 0 for one
 			}
 			var layers []Layer
-			for _, role := range g.Linears {
-				m, err := w.Matrix(model.ID{Role: role, Block: 1})
+			for _, id := range g.Linears {
+				m, err := w.Matrix(id)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -127,8 +127,8 @@ func checkStatic(t *testing.T, w *model.Weights, run *Run, dev kernels.Device) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.SetHook(func(block int, roles []model.Role, in *kernels.Tensor) {
-		for _, role := range roles {
+	m.SetHook(func(block int, to model.Input, in *kernels.Tensor) {
+		for _, role := range to.Roles {
 			id := model.ID{Role: role, Block: block}
 			for _, v := range in.Data {
 				largest[id] = max(largest[id], v, -v)

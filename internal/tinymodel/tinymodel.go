@@ -20,7 +20,7 @@ import (
 // Spec is the family and the shape of a tiny model. The zero value of a field
 // means the default in its comment.
 type Spec struct {
-	Family  string // "llama"; or mistral, qwen2, qwen3, gemma3
+	Family  string // "llama"; or mistral, qwen2, qwen3, gemma3, mixtral, qwen3moe, qwen2moe, olmoe
 	Hidden  int    // 256, so that every ggml type divides the rows
 	FFN     int    // 256
 	Layers  int    // 2
@@ -28,6 +28,7 @@ type Spec struct {
 	KVHeads int    // 4
 	Context int    // 128
 	Vocab   int    // 288: bytes, a begin and an end token, padding to a multiple of 32
+	Experts int    // 4, of which 2 are used and each is FFN wide, in families that have them
 	Untied  bool
 	Seed    uint64
 }
@@ -36,7 +37,7 @@ func (s Spec) withDefaults() Spec {
 	for _, field := range []struct {
 		value *int
 		use   int
-	}{{&s.Hidden, 256}, {&s.FFN, 256}, {&s.Layers, 2}, {&s.Heads, 8}, {&s.KVHeads, 4}, {&s.Context, 128}, {&s.Vocab, 288}} {
+	}{{&s.Hidden, 256}, {&s.FFN, 256}, {&s.Layers, 2}, {&s.Heads, 8}, {&s.KVHeads, 4}, {&s.Context, 128}, {&s.Vocab, 288}, {&s.Experts, 4}} {
 		if *field.value == 0 {
 			*field.value = field.use
 		}
@@ -50,7 +51,20 @@ type parts struct {
 	class, modelType          string
 	biases, qkNorm, postNorms bool
 	config                    map[string]any
+	experts                   *experts
 }
+
+// experts are the names of a mixture's tensors.
+type experts struct {
+	router, gate, up, down string // %d is the expert
+	shared                 bool
+}
+
+var (
+	mixtralExperts = &experts{"block_sparse_moe.gate", "block_sparse_moe.experts.%d.w1", "block_sparse_moe.experts.%d.w3", "block_sparse_moe.experts.%d.w2", false}
+	qwenExperts    = &experts{"mlp.gate", "mlp.experts.%d.gate_proj", "mlp.experts.%d.up_proj", "mlp.experts.%d.down_proj", false}
+	sharedExperts  = &experts{"mlp.gate", "mlp.experts.%d.gate_proj", "mlp.experts.%d.up_proj", "mlp.experts.%d.down_proj", true}
+)
 
 var families = map[string]parts{
 	"llama":   {class: "LlamaForCausalLM", modelType: "llama"},
@@ -60,6 +74,10 @@ var families = map[string]parts{
 	"gemma3": {class: "Gemma3ForCausalLM", modelType: "gemma3_text", qkNorm: true, postNorms: true, config: map[string]any{
 		"hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16, "sliding_window_pattern": 2,
 	}},
+	"mixtral":  {class: "MixtralForCausalLM", modelType: "mixtral", experts: mixtralExperts},
+	"qwen3moe": {class: "Qwen3MoeForCausalLM", modelType: "qwen3_moe", qkNorm: true, experts: qwenExperts, config: map[string]any{"norm_topk_prob": true}},
+	"qwen2moe": {class: "Qwen2MoeForCausalLM", modelType: "qwen2_moe", biases: true, experts: sharedExperts},
+	"olmoe":    {class: "OlmoeForCausalLM", modelType: "olmoe", qkNorm: true, experts: qwenExperts},
 }
 
 // The tokens after the 256 bytes.
@@ -128,17 +146,36 @@ func Tensors(spec Spec) []Tensor {
 		add(p+"self_attn.v_proj.weight", 0, 0.1, kv, s.Hidden)
 		add(p+"self_attn.o_proj.weight", 0, 0.1, s.Hidden, s.Hidden)
 		norm(p+"post_attention_layernorm.weight", s.Hidden)
-		add(p+"mlp.gate_proj.weight", 0, 0.1, s.FFN, s.Hidden)
-		add(p+"mlp.up_proj.weight", 0, 0.1, s.FFN, s.Hidden)
-		add(p+"mlp.down_proj.weight", 0, 0.1, s.Hidden, s.FFN)
+		gated := func(gate, up, down string) {
+			add(p+gate+".weight", 0, 0.1, s.FFN, s.Hidden)
+			add(p+up+".weight", 0, 0.1, s.FFN, s.Hidden)
+			add(p+down+".weight", 0, 0.1, s.Hidden, s.FFN)
+		}
+		if x := family.experts; x != nil {
+			add(p+x.router+".weight", 0, 0.1, s.Experts, s.Hidden)
+			for e := range s.Experts {
+				gated(fmt.Sprintf(x.gate, e), fmt.Sprintf(x.up, e), fmt.Sprintf(x.down, e))
+			}
+		}
+		switch x := family.experts; {
+		case x == nil:
+			gated("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+		case x.shared:
+			gated("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj")
+			add(p+"mlp.shared_expert_gate.weight", 0, 0.1, 1, s.Hidden)
+		}
 		if family.biases {
 			add(p+"self_attn.q_proj.bias", 0, 0.2, s.Hidden)
 			add(p+"self_attn.k_proj.bias", 0, 0.2, kv)
 			add(p+"self_attn.v_proj.bias", 0, 0.2, kv)
 		}
 		if family.qkNorm {
-			norm(p+"self_attn.q_norm.weight", s.Hidden/s.Heads)
-			norm(p+"self_attn.k_norm.weight", s.Hidden/s.Heads)
+			q, k := s.Hidden/s.Heads, s.Hidden/s.Heads
+			if s.Family == "olmoe" {
+				q, k = s.Hidden, kv // over all heads
+			}
+			norm(p+"self_attn.q_norm.weight", q)
+			norm(p+"self_attn.k_norm.weight", k)
 		}
 		if family.postNorms {
 			norm(p+"pre_feedforward_layernorm.weight", s.Hidden)
@@ -207,6 +244,10 @@ func config(s Spec) []byte {
 	if s.Family != "llama" {
 		c["head_dim"] = s.Hidden / s.Heads
 		c["query_pre_attn_scalar"] = s.Hidden / s.Heads // Gemma's, which GGUF has no place for otherwise
+	}
+	if family.experts != nil {
+		maps.Copy(c, map[string]any{"num_experts": s.Experts, "num_local_experts": s.Experts, "num_experts_per_tok": 2,
+			"moe_intermediate_size": s.FFN, "shared_expert_intermediate_size": s.FFN})
 	}
 	maps.Copy(c, family.config)
 	return mustJSON(c)

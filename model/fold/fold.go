@@ -21,47 +21,60 @@ import (
 // Group is linears of a block that share an input, and what makes the input.
 type Group struct {
 	Block   int
-	Linears []model.Role // that share the input
+	Linears []model.ID // that share the input
 	// From makes the channels of the input: a norm; or v, whose channels
 	// attention mixes over positions but not with each other; or up, which is
 	// multiplied with the activation of gate.
-	From     model.Role
+	From     model.ID
 	Channels int // of From
 	Inputs   int // of the linears: as many, or more where query heads share those of v
 
 	headDim, queries int // with Inputs > Channels: elements of a head, query heads that share one
 }
 
-// Groups lists the groups of a block in the order of its forward pass, the
-// same as [model.SharedInputs].
+// Groups lists the groups of a block in the order of [model.Config.Inputs]. The
+// experts of a mixture share the norm before them with its router, so that they
+// are one group.
 func Groups(c *model.Config, block int) []Group {
 	var groups []Group
-	for _, roles := range model.SharedInputs() {
-		g := Group{Block: block, Linears: roles}
-		g.Inputs = c.Shape(g.id(roles[0]))[1]
-		switch roles[0] {
+	for _, in := range c.Inputs() {
+		id := func(r model.Role) model.ID { return model.ID{Role: r, Block: block, Expert: in.Expert} }
+		g := Group{Block: block}
+		for _, r := range in.Roles {
+			g.Linears = append(g.Linears, id(r))
+		}
+		switch in.Roles[0] {
 		case model.Q:
-			g.From = model.AttnNorm
+			g.From = id(model.AttnNorm)
 		case model.O:
-			g.From = model.V
+			g.From = id(model.V)
 			g.headDim, g.queries = c.HeadDim, c.Heads/c.KVHeads
 		case model.Gate:
-			g.From = model.FFNNorm
+			if in.Expert != model.NoExpert {
+				continue // with the router
+			}
+			g.From = id(model.FFNNorm)
+		case model.Router:
+			g.From = id(model.FFNNorm)
+			for e := range c.Experts.Count {
+				for _, r := range []model.Role{model.Gate, model.Up} {
+					g.Linears = append(g.Linears, model.ID{Role: r, Block: block, Expert: model.ExpertAt(e)})
+				}
+			}
 		case model.Down:
-			g.From = model.Up
+			g.From = id(model.Up)
 		}
-		g.Channels = c.Shape(g.id(g.From))[0]
+		g.Inputs = c.Shape(g.Linears[0])[1]
+		g.Channels = c.Shape(g.From)[0]
 		groups = append(groups, g)
 	}
 	return groups
 }
 
-func (g *Group) id(r model.Role) model.ID { return model.ID{Role: r, Block: g.Block} }
-
 // Matrices lists the weights that Apply changes: those of the linears, and
 // From where that is one.
-func (g *Group) Matrices() []model.Role {
-	if g.From.IsMatrix() {
+func (g *Group) Matrices() []model.ID {
+	if g.From.Role.IsMatrix() {
 		return append(slices.Clone(g.Linears), g.From)
 	}
 	return g.Linears
@@ -95,35 +108,35 @@ func (g *Group) Spread(values []float32) []float32 {
 // The matrices it leaves are views of those that were there.
 func (g *Group) Apply(w *model.Weights, scale []float32) ([]float32, error) {
 	if len(scale) != g.Channels {
-		return nil, fmt.Errorf("%d scales for %d channels of %s", len(scale), g.Channels, g.id(g.From))
+		return nil, fmt.Errorf("%d scales for %d channels of %s", len(scale), g.Channels, g.From)
 	}
 	for c, s := range scale {
 		if !(s > 0) || math.IsInf(float64(s), 1) {
-			return nil, fault.Invalid("the scale of channel %d of %s is %v, allowed is more than 0", c, g.id(g.From), s)
+			return nil, fault.Invalid("the scale of channel %d of %s is %v, allowed is more than 0", c, g.From, s)
 		}
 	}
-	matrices := map[model.Role]kernels.Matrix{}
-	for _, role := range g.Matrices() {
-		m, err := w.Matrix(g.id(role))
+	matrices := map[model.ID]kernels.Matrix{}
+	for _, id := range g.Matrices() {
+		m, err := w.Matrix(id)
 		if err != nil {
 			return nil, err
 		}
-		matrices[role] = m
+		matrices[id] = m
 	}
 	scale, err := g.divideVector(w, scale)
 	if err != nil {
 		return nil, err
 	}
-	if g.From.IsMatrix() {
+	if g.From.Role.IsMatrix() {
 		inverse := make([]float32, len(scale))
 		for c, s := range scale {
 			inverse[c] = 1 / s
 		}
-		w.Replace(g.id(g.From), view(matrices[g.From], inverse, nil))
+		w.Replace(g.From, view(matrices[g.From], inverse, nil))
 	}
 	columns := g.Spread(scale)
-	for _, role := range g.Linears {
-		w.Replace(g.id(role), view(matrices[role], nil, columns))
+	for _, id := range g.Linears {
+		w.Replace(id, view(matrices[id], nil, columns))
 	}
 	return columns, nil
 }
@@ -131,9 +144,9 @@ func (g *Group) Apply(w *model.Weights, scale []float32) ([]float32, error) {
 // divideVector divides From's norm weights or bias, if it has any, and returns
 // the scales that this makes of those wanted.
 func (g *Group) divideVector(w *model.Weights, scale []float32) ([]float32, error) {
-	id := g.id(g.From)
+	id := g.From
 	stored := float32(0) // what a file leaves out
-	if g.From.IsMatrix() {
+	if g.From.Role.IsMatrix() {
 		id.Bias = true
 		if !slices.Contains(w.Config.IDs(), id) {
 			return scale, nil

@@ -78,7 +78,7 @@ func TestApplyKeepsTheModel(t *testing.T) {
 					for c := range scale {
 						scale[c] = float32(math.Exp(rng.NormFloat64()))
 					}
-					before := norm(t, w, model.ID{Role: g.Linears[0], Block: block})
+					before := norm(t, w, g.Linears[0])
 					applied, err := g.Apply(w, scale)
 					if err != nil {
 						t.Fatal(err)
@@ -86,7 +86,7 @@ func TestApplyKeepsTheModel(t *testing.T) {
 					if off := apart(applied, g.Spread(scale)); off > 0.1 {
 						t.Errorf("%v: %.0f%% of the scales are not those asked for", g.Linears, 100*off)
 					}
-					weights += math.Abs(norm(t, w, model.ID{Role: g.Linears[0], Block: block}) - before)
+					weights += math.Abs(norm(t, w, g.Linears[0]) - before)
 				}
 			}
 			if weights == 0 {
@@ -166,7 +166,7 @@ func TestApplyLeavesShortVectors(t *testing.T) {
 func TestChannel(t *testing.T) {
 	w := open(t, families[0]) // 6 query heads of 8, three to one of v
 	g := Groups(&w.Config, 0)[1]
-	if g.From != model.V || g.Channels != 16 || g.Inputs != 48 {
+	if g.From.Role != model.V || g.Channels != 16 || g.Inputs != 48 {
 		t.Fatalf("o's group is %+v", g)
 	}
 	for input, want := range map[int]int{0: 0, 7: 7, 8: 0, 23: 7, 24: 8, 40: 8, 47: 15} {
@@ -174,7 +174,7 @@ func TestChannel(t *testing.T) {
 			t.Errorf("input %d comes from channel %d, want %d", input, got, want)
 		}
 	}
-	if got := g.Matrices(); !slices.Equal(got, []model.Role{model.O, model.V}) {
+	if got := g.Matrices(); !slices.Equal(got, []model.ID{{Role: model.O}, {Role: model.V}}) {
 		t.Errorf("o's group changes %v", got)
 	}
 }

@@ -109,10 +109,10 @@ func slowScores(t *testing.T, w *model.Weights, windows [][]int32) map[Axis][][]
 	key := func(what string, block, unit int) string {
 		return what + strings.Repeat("|", block+1) + strings.Repeat("-", unit)
 	}
-	m.SetHook(func(block int, roles []model.Role, in *kernels.Tensor) {
+	m.SetHook(func(block int, to model.Input, in *kernels.Tensor) {
 		for i, v := range in.Data[:in.Rows*in.Cols] {
 			ch := i % in.Cols
-			switch roles[0] {
+			switch to.Roles[0] {
 			case model.Q:
 				square(key("attn", block, ch), v)
 			case model.Gate:

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from transformers import (AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration,
                           Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
-                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+                          MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
 from transformers.utils.logging import disable_progress_bar
 
 from common import ROOT, Checks, shared, workdir
@@ -75,6 +77,29 @@ FAMILIES = [
         "window 8 from layer 1": dict(head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=1),
         "rope yarn": dict(head_dim=16, rope_parameters=YARN),
     }),
+    (MixtralConfig, MixtralForCausalLM, {
+        "plain": {},
+        "one of 3, tied": dict(num_local_experts=3, num_experts_per_tok=1, tie_word_embeddings=True),
+        "all of 4, window 16": dict(num_local_experts=4, num_experts_per_tok=4, sliding_window=16),
+    }),
+    (Qwen3MoeConfig, Qwen3MoeForCausalLM, {
+        "plain": dict(head_dim=32, num_experts=16, num_experts_per_tok=4, moe_intermediate_size=24),
+        "scaled to sum to 1": dict(head_dim=16, num_experts=9, num_experts_per_tok=3, moe_intermediate_size=48,
+                                   norm_topk_prob=True, tie_word_embeddings=True),
+        "window 8, biases": dict(head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=40,
+                                 use_sliding_window=True, sliding_window=8, attention_bias=True),
+    }),
+    (Qwen2MoeConfig, Qwen2MoeForCausalLM, {
+        "plain": dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24,
+                      shared_expert_intermediate_size=72),
+        "scaled to sum to 1": dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24,
+                                   shared_expert_intermediate_size=40, norm_topk_prob=True),
+    }),
+    (OlmoeConfig, OlmoeForCausalLM, {
+        "plain": dict(num_experts=12),
+        "as many key heads, biases": dict(num_experts=5, num_experts_per_tok=2, num_key_value_heads=4,
+                                          attention_bias=True, norm_topk_prob=True),
+    }),
     (Gemma3TextConfig, Gemma3ForCausalLM, {
         "layer types": dict(head_dim=32, sliding_window=8, layer_types=LAYERS, query_pre_attn_scalar=32),
         "pattern of 6": dict(head_dim=16, sliding_window=8, num_hidden_layers=7, query_pre_attn_scalar=100),
@@ -95,7 +120,7 @@ def randomize(model):
     torch.manual_seed(7)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            spread = 0.3 if p.dim() == 1 else 2.5 / p.shape[1] ** 0.5
+            spread = 0.3 if p.dim() == 1 else 2.5 / p.shape[-1] ** 0.5
             if "Gemma" in type(model).__name__ and "embed" in name:
                 spread = 0.03  # the embedding is scaled up, and must not drown the blocks
             p.normal_(0, spread)

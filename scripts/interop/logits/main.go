@@ -68,7 +68,7 @@ func run(args []string, inputs bool) error {
 	}
 	if inputs {
 		m.SetBatchRows(len(ids)) // so that every input comes in one piece
-		m.SetHook(func(_ int, _ []model.Role, in *kernels.Tensor) { write(in) })
+		m.SetHook(func(_ int, _ model.Input, in *kernels.Tensor) { write(in) })
 	}
 	err = m.Forward(context.Background(), m.NewState(), ids, func(_ int, hidden *kernels.Tensor) error {
 		logits := m.Logits(hidden)

@@ -1,0 +1,118 @@
+package model
+
+import (
+	"math"
+
+	"llmc/kernels"
+)
+
+// mixture returns what the experts of a block make of in [rows, hidden]: each
+// row is the sum, over the experts that the router chose for it, of the expert's
+// output times its weight. The rows of an expert go through it together, and sums
+// are taken in the order of the experts, so that the number of threads does not
+// matter.
+func (m *Model) mixture(i int, in *kernels.Tensor) *kernels.Tensor {
+	m.see(i, NoExpert, m.cfg.routed(), in)
+	out := m.dev.NewTensor(in.Rows, m.cfg.Hidden)
+	if m.cfg.Experts.Shared > 0 {
+		m.shared(i, out, in)
+	}
+	for e, to := range m.route(i, in) {
+		if len(to.rows) == 0 {
+			continue
+		}
+		x := m.dev.NewTensor(len(to.rows), in.Cols)
+		m.dev.Select(x, in, to.rows)
+		m.see(i, ExpertAt(e), ffnIn, x)
+		y := m.gated(i, ExpertAt(e), x)
+		m.dev.Free(x)
+		m.dev.AddRows(out, y, to.rows, to.weights)
+		m.dev.Free(y)
+	}
+	return out
+}
+
+// shared adds to out what the expert for every row makes of in, times the sigmoid
+// of its gate.
+func (m *Model) shared(i int, out, in *kernels.Tensor) {
+	gate := m.linear(i, ID{Role: SharedGate}, in)
+	weights, rows := make([]float32, in.Rows), make([]int32, in.Rows)
+	m.dev.Read(weights, gate)
+	m.dev.Free(gate)
+	for r, v := range weights {
+		weights[r], rows[r] = float32(1/(1+math.Exp(-float64(v)))), int32(r)
+	}
+	y := m.gated(i, NoExpert, in)
+	m.dev.AddRows(out, y, rows, weights)
+	m.dev.Free(y)
+}
+
+// routed are the rows that go through an expert, and how much its outputs count.
+type routed struct {
+	rows    []int32
+	weights []float32
+}
+
+// route returns the rows of each expert of block i.
+func (m *Model) route(i int, in *kernels.Tensor) []routed {
+	c := &m.cfg.Experts
+	scores := m.linear(i, ID{Role: Router}, in)
+	all := make([]float32, scores.Rows*scores.Cols)
+	m.dev.Read(all, scores)
+	m.dev.Free(scores)
+	experts := make([]routed, c.Count)
+	chosen := make([]choice, c.Used)
+	for r := range in.Rows {
+		for _, x := range choose(chosen, all[r*c.Count:][:c.Count], c.Normed) {
+			to := &experts[x.expert]
+			to.rows = append(to.rows, int32(r))
+			to.weights = append(to.weights, float32(x.weight))
+		}
+	}
+	return experts
+}
+
+// choice is an expert that a token goes through.
+type choice struct {
+	expert int
+	weight float64 // of its output
+}
+
+// choose picks the len(chosen) experts with the highest scores, of equal ones
+// the first. Their weights are the softmax of all scores, scaled to sum to 1
+// with normed. Scores that are not numbers choose the first experts, with weights
+// that are none either, so that what comes out shows it.
+func choose(chosen []choice, scores []float32, normed bool) []choice {
+	chosen = chosen[:0]
+	highest := math.Inf(-1)
+	for e, s := range scores {
+		v := float64(s)
+		highest = max(highest, v)
+		at := len(chosen)
+		for at > 0 && v > chosen[at-1].weight {
+			at--
+		}
+		switch {
+		case len(chosen) < cap(chosen):
+			chosen = append(chosen, choice{})
+		case at == len(chosen):
+			continue
+		}
+		copy(chosen[at+1:], chosen[at:])
+		chosen[at] = choice{e, v}
+	}
+	total := 0.0
+	for _, s := range scores {
+		total += math.Exp(float64(s) - highest)
+	}
+	if normed {
+		total = 0
+		for _, x := range chosen {
+			total += math.Exp(x.weight - highest)
+		}
+	}
+	for i := range chosen {
+		chosen[i].weight = math.Exp(chosen[i].weight-highest) / total
+	}
+	return chosen
+}
