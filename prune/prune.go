@@ -61,8 +61,8 @@ func (p Pattern) String() string {
 	return fmt.Sprintf("unstructured %g%%", 100*p.Sparsity)
 }
 
-// fits refuses rows that the pattern does not divide.
-func (p Pattern) fits(name string, cols int) error {
+// Fits refuses rows that the pattern does not divide.
+func (p Pattern) Fits(name string, cols int) error {
 	if p.structured() && cols%p.Of != 0 {
 		return fault.Hint(fault.Usage("%s has rows of %d, which %s does not divide", name, cols, p), "leave it out with --ignore, or use another pattern")
 	}

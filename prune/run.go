@@ -66,7 +66,7 @@ func NewRun(w *model.Weights, m Method, p Pattern, ignore []string, threads int)
 			return nil, fault.Hint(fault.Invalid("%s is quantized, and zeros belong into the weights it was made of", name),
 				"prune the original model, then quantize it")
 		}
-		if err := p.fits(name, w.Config.Shape(id)[1]); err != nil {
+		if err := p.Fits(name, w.Config.Shape(id)[1]); err != nil {
 			return nil, err
 		}
 		r.names[id] = name

@@ -20,7 +20,7 @@ func (Magnitude) Needs() Needs { return NeedsNothing }
 
 // Prune drops weights of l; see [Method].
 func (Magnitude) Prune(ctx context.Context, l Layer, p Pattern) error {
-	if err := p.fits(l.Name, l.Cols); err != nil {
+	if err := p.Fits(l.Name, l.Cols); err != nil {
 		return err
 	}
 	if p.structured() {
@@ -54,7 +54,7 @@ func (Wanda) Prune(ctx context.Context, l Layer, p Pattern) error {
 	if err := l.calibrated(); err != nil {
 		return err
 	}
-	if err := p.fits(l.Name, l.Cols); err != nil {
+	if err := p.Fits(l.Name, l.Cols); err != nil {
 		return err
 	}
 	norms := make([]float32, l.Cols) // in proportion to ‖X‖₂

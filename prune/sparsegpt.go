@@ -33,7 +33,7 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 	if err := l.calibrated(); err != nil {
 		return err
 	}
-	if err := p.fits(l.Name, l.Cols); err != nil {
+	if err := p.Fits(l.Name, l.Cols); err != nil {
 		return err
 	}
 	if len(l.Inputs.Hessian) != l.Cols*l.Cols {
@@ -45,71 +45,93 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 		return Wanda{}.Prune(ctx, l, p)
 	}
 	l.Solution.Damping, l.Solution.Dead = factor.Damping, factor.Dead
-	s := &sparse{pattern: p, rows: l.Rows, cols: l.Cols, dropped: make([]bool, len(l.Weight)), zero: make([]bool, len(l.Weight)), block: sparseBlock}
+	mask := newMask(p, l.Weight, l.Rows, l.Cols, factor)
+	block := sparseBlock
 	if p.structured() {
-		s.block = sparseBlock / p.Of * p.Of // groups lie within a block
+		block = sparseBlock / p.Of * p.Of // groups lie within a block
 	}
-	for c := range l.Cols {
-		s.diagonal = append(s.diagonal, factor.Upper[c*l.Cols+c])
-	}
-	for i, v := range l.Weight {
-		s.zero[i] = v == 0 || l.Inputs.Hessian[i%l.Cols*(l.Cols+1)] == 0
-	}
-	if err := solve.Feedback(ctx, l.Weight, l.Rows, l.Cols, factor.Upper, s.block, l.Threads, s); err != nil {
+	if err := solve.Feedback(ctx, l.Weight, l.Rows, l.Cols, factor.Upper, block, l.Threads, dropper{mask}); err != nil {
 		return fmt.Errorf("%s: %w", l.Name, err)
 	}
 	return nil
 }
 
-// sparse is one layer on its way, the [solve.Fixer] that drops weights.
-type sparse struct {
+// dropper is the [solve.Fixer] that leaves what a mask does not drop as it
+// stands.
+type dropper struct{ *mask }
+
+// Fix drops a weight or leaves it.
+func (d dropper) Fix(r, p int, row []float32) float32 {
+	if d.Choose(r, p, row) {
+		return 0
+	}
+	return row[p]
+}
+
+// mask is the [solve.Mask] of one layer on its way.
+type mask struct {
 	pattern    Pattern
 	rows, cols int
-	block      int
 	diagonal   []float32 // [cols] of U
 	zero       []bool    // [rows, cols] zeros of the source, and dead channels: they stay or become zero
 	dropped    []bool    // [rows, cols]
 }
 
+// newMask returns the mask of w [rows, cols], columns in the factor's order.
+func newMask(p Pattern, w []float32, rows, cols int, f *solve.Factor) *mask {
+	m := &mask{pattern: p, rows: rows, cols: cols, dropped: make([]bool, len(w)), zero: make([]bool, len(w))}
+	for c := range cols {
+		m.diagonal = append(m.diagonal, f.Upper[c*cols+c])
+	}
+	for i, v := range w {
+		m.zero[i] = v == 0 || f.Idle[i%cols]
+	}
+	return m
+}
+
 // score is the error that dropping a weight costs, w²/U², and below any other
 // for what is zero in any case.
-func (s *sparse) score(r, p int, w float32) float32 {
-	if s.zero[r*s.cols+p] {
+func (m *mask) score(r, p int, w float32) float32 {
+	if m.zero[r*m.cols+p] {
 		return -1
 	}
-	e := w / s.diagonal[p]
+	e := w / m.diagonal[p]
 	return e * e
 }
 
-// Block chooses an unstructured mask.
-func (s *sparse) Block(_ context.Context, from, to int, w []float32) error {
-	if s.pattern.structured() {
+// Block chooses an unstructured mask for the positions from to to-1.
+func (m *mask) Block(_ context.Context, from, to int, w []float32) error {
+	if m.pattern.structured() {
 		return nil
 	}
 	width := to - from
-	scores := make([]float32, s.rows*width)
-	for r := range s.rows {
+	scores := make([]float32, m.rows*width)
+	for r := range m.rows {
 		for p := from; p < to; p++ {
-			scores[r*width+p-from] = s.score(r, p, w[r*s.cols+p])
+			scores[r*width+p-from] = m.score(r, p, w[r*m.cols+p])
 		}
 	}
-	smallest(scores, int(s.pattern.Sparsity*float64(len(scores))), func(i int) {
-		s.dropped[i/width*s.cols+from+i%width] = true
+	smallest(scores, int(m.pattern.Sparsity*float64(len(scores))), func(i int) {
+		m.dropped[i/width*m.cols+from+i%width] = true
 	})
 	return nil
 }
 
-// Fix drops a weight or leaves it as it stands.
-func (s *sparse) Fix(r, p int, row []float32) float32 {
-	if of := s.pattern.Of; of > 0 && p%of == 0 {
+// Choose reports whether a weight is dropped; an N:M mask is chosen at the first
+// position of each group.
+func (m *mask) Choose(r, p int, row []float32) bool {
+	if of := m.pattern.Of; of > 0 && p%of == 0 {
 		var scores [maxOf]float32
 		for i := range of {
-			scores[i] = s.score(r, p+i, row[p+i])
+			scores[i] = m.score(r, p+i, row[p+i])
 		}
-		smallest(scores[:of], of-s.pattern.Keep, func(i int) { s.dropped[r*s.cols+p+i] = true })
+		smallest(scores[:of], of-m.pattern.Keep, func(i int) { m.dropped[r*m.cols+p+i] = true })
 	}
-	if i := r*s.cols + p; s.dropped[i] || s.zero[i] {
-		return 0
-	}
-	return row[p]
+	return m.Chosen(r, p)
+}
+
+// Chosen reports whether a weight is known to be dropped.
+func (m *mask) Chosen(r, p int) bool {
+	i := r*m.cols + p
+	return m.dropped[i] || m.zero[i]
 }

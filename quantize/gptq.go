@@ -43,8 +43,13 @@ type GPTQSolver struct {
 	Pruner Pruner // chooses further zeros, nil for none
 }
 
-// Name returns "gptq".
-func (GPTQSolver) Name() string { return "gptq" }
+// Name returns "gptq", after the name of its Pruner.
+func (m GPTQSolver) Name() string {
+	if m.Pruner != nil {
+		return m.Pruner.Name() + "+gptq"
+	}
+	return "gptq"
+}
 
 // Needs returns NeedsHessian.
 func (GPTQSolver) Needs() Needs { return NeedsHessian }
@@ -93,6 +98,10 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 // fallback rounds to nearest and says why.
 func (m GPTQSolver) fallback(ctx context.Context, l Layer, s Scheme, reason string) (kernels.Matrix, error) {
 	l.note(func(s *Solution) { s.Fallback = reason })
+	l, err := m.prunedLayer(ctx, l)
+	if err != nil {
+		return nil, err
+	}
 	l.Inputs = nil
 	return RTN{Clip: m.Clip, Threads: m.Threads}.Quantize(ctx, l, s)
 }

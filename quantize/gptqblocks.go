@@ -3,6 +3,7 @@ package quantize
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"llmc/internal/solve"
 	"llmc/kernels"
@@ -45,7 +46,7 @@ func (m GPTQSolver) improve(ctx context.Context, l Layer, layout *blocks.Layout,
 	factor, err := solve.FactorHessian(l.Inputs.Hessian, cols, nil, m.Damp, m.Threads)
 	if err != nil {
 		solution.Fallback = err.Error()
-		return nil
+		return m.searchPruned(ctx, l, layout, out)
 	}
 	solution.Damping, solution.Dead = factor.Damping, factor.Dead
 	damped := dampedHessian(l.Inputs.Hessian, cols, factor)
@@ -75,18 +76,43 @@ func (m GPTQSolver) improve(ctx context.Context, l Layer, layout *blocks.Layout,
 		}
 		own, part := outputErrors(w, solved, l.Inputs.Hessian, m.Threads)
 		searched, _ := outputErrors(w, rowsOf{out, from, n}, l.Inputs.Hessian, m.Threads)
+		for _, e := range searched {
+			searchErrors += e
+		}
+		if m.prunes(l) { // and the search has not
+			for r := range searched {
+				searched[r] = math.Inf(1)
+			}
+		}
 		kept := takeBetterRows(out, solved, from, own, searched)
 		solution.SearchedRows += kept
 		whole += part
 		for r := range own {
 			errors += min(own[r], searched[r])
-			searchErrors += searched[r]
 		}
 	}
 	solution.OutputError = relativeError(errors, whole)
 	if solution.RTNOutputError == nil {
 		solution.RTNOutputError = relativeError(searchErrors, whole)
 	}
+	return nil
+}
+
+// searchPruned replaces out by what the search for scales makes of the layer
+// once a Pruner, if there is one, has set zeros.
+func (m GPTQSolver) searchPruned(ctx context.Context, l Layer, layout *blocks.Layout, out *kernels.Dense) error {
+	if !m.prunes(l) {
+		return nil
+	}
+	l, err := m.prunedLayer(ctx, l)
+	if err != nil {
+		return err
+	}
+	q, err := RTN{Threads: m.Threads}.Quantize(ctx, l, TypeScheme(layout.Type))
+	if err != nil {
+		return err
+	}
+	copy(out.Data, q.(*kernels.Dense).Data)
 	return nil
 }
 

@@ -1,12 +1,15 @@
 package quantize
 
 import (
+	"context"
 	"math/bits"
+	"slices"
 
 	"llmc/dtype"
 	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/kernels/blocks"
+	"llmc/model"
 )
 
 // Zeros is which zeros of a weight stay zero where errors are spread over the
@@ -35,8 +38,10 @@ type Pruner interface {
 	// Name is what a command line calls it.
 	Name() string
 	// Mask chooses the zeros of w [rows, cols], whose columns stand in the order
-	// of the factor, on inputs [cols] whose mean squares are in order, too.
-	Mask(l Layer, w []float32, rows, cols int, f *solve.Factor) (solve.Mask, error)
+	// of the factor.
+	Mask(id model.ID, w []float32, rows, cols int, f *solve.Factor) (solve.Mask, error)
+	// Drop sets zeros in w [rows, cols] where there is no factor.
+	Drop(ctx context.Context, id model.ID, w []float32, rows, cols int, in *Inputs) error
 }
 
 // countZeros counts the zeros of a matrix.
@@ -68,6 +73,13 @@ func (z Zeros) keepsZeros(w kernels.Matrix) bool {
 	return LooksPruned(countZeros(w), rows*cols)
 }
 
+// Spreads reports whether errors are spread when weights become numbers of the
+// scheme: codes in groups, and the block types whose numbers are known apart.
+func (s Scheme) Spreads() bool {
+	_, ok := blocks.LayoutOf(s.Type)
+	return ok || s.IsInteger()
+}
+
 // CodeBits is how many bits a weight takes, without scales.
 func (s Scheme) CodeBits() int {
 	if s.IsInteger() {
@@ -83,8 +95,8 @@ func (s Scheme) CodeBits() int {
 // factor: what a Pruner chooses, or zeros that stay; nil for nothing.
 func (m GPTQSolver) mask(l Layer, w []float32, rows, cols int, f *solve.Factor) (solve.Mask, error) {
 	switch {
-	case m.Pruner != nil:
-		return m.Pruner.Mask(l, w, rows, cols, f)
+	case m.prunes(l):
+		return m.Pruner.Mask(l.ID, w, rows, cols, f)
 	case !m.Zeros.keepsZeros(l.Weight):
 		return nil, nil
 	}
@@ -106,6 +118,21 @@ func (s Scheme) HoldsZeros() bool {
 		return ok
 	}
 	return s.Type == dtype.MXFP4
+}
+
+// prunes reports whether a Pruner chooses zeros of a layer: a linear of a block.
+func (m GPTQSolver) prunes(l Layer) bool { return m.Pruner != nil && l.ID.Block >= 0 }
+
+// prunedLayer is a layer whose zeros are chosen without a factor.
+func (m GPTQSolver) prunedLayer(ctx context.Context, l Layer) (Layer, error) {
+	if !m.prunes(l) {
+		return l, nil
+	}
+	rows, cols := l.Weight.Shape()
+	w := slices.Clone(kernels.Float32s(l.Weight))
+	err := m.Pruner.Drop(ctx, l.ID, w, rows, cols, l.Inputs)
+	l.Weight = kernels.FromFloat32s(rows, cols, w)
+	return l, err
 }
 
 // clearChosen makes zero what a mask, which may be nil, has chosen of the

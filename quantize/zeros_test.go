@@ -1,13 +1,18 @@
 package quantize
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"testing"
 
+	"gonum.org/v1/gonum/mat"
+
 	"llmc/dtype"
 	"llmc/kernels"
+	"llmc/model"
+	"llmc/prune"
 )
 
 // sparseMatrix is a random matrix in which every other weight, about, is zero.
@@ -120,6 +125,136 @@ func keepZeros(w f32Matrix) slowMask {
 	return func(p int, order []int, s *slowState) {
 		for i, v := range w.data {
 			s.zero[i] = v == 0
+		}
+	}
+}
+
+// slowSparseGPT is a slowMask that drops what costs least by w² over the
+// diagonal of the inverse of the Hessian of the columns that are free by then:
+// of 128 positions of all rows at a time, or of every group of a row (sections
+// 3.2 to 3.5 of arXiv 2301.00774).
+func slowSparseGPT(w f32Matrix, pattern prune.Pattern) slowMask {
+	n, never := w.cols, make([]bool, len(w.data))
+	for i, v := range w.data {
+		never[i] = v == 0
+	}
+	return func(p int, order []int, s *slowState) {
+		span := 128
+		if pattern.Of > 0 {
+			span = pattern.Of
+		}
+		if p%span != 0 {
+			return
+		}
+		end := min(p+span, n)
+		left := mat.DenseCopyOf(s.inverse)
+		costs := make([]float64, n)
+		for _, c := range order[p:end] {
+			costs[c] = left.At(c, c)
+			row := mat.Row(nil, c, left)
+			for _, i := range order[p:] {
+				for _, j := range order[p:] {
+					if i != c && j != c {
+						left.Set(i, j, left.At(i, j)-row[i]*row[j]/costs[c])
+					}
+				}
+			}
+		}
+		score := func(i int) float64 {
+			if never[i] {
+				return -1
+			}
+			return s.values[i] * s.values[i] / costs[i%n]
+		}
+		choose := func(at []int, k int) {
+			slices.SortStableFunc(at, func(a, b int) int { return cmp.Compare(score(a), score(b)) })
+			for i, at := range at {
+				s.zero[at] = i < k || never[at]
+			}
+		}
+		var all []int
+		for r := range w.rows {
+			var row []int
+			for _, c := range order[p:end] {
+				row = append(row, r*n+c)
+			}
+			if all = append(all, row...); pattern.Of > 0 {
+				choose(row, pattern.Of-pattern.Keep)
+			}
+		}
+		if pattern.Of == 0 {
+			choose(all, int(pattern.Sparsity*float64(len(all))))
+		}
+	}
+}
+
+// TestJointEqualsColumnByColumn compares pruning and rounding in one pass with
+// the reference in float64.
+func TestJointEqualsColumnByColumn(t *testing.T) {
+	for _, pattern := range []prune.Pattern{{Sparsity: 0.5}, {Sparsity: 0.3}, {Sparsity: 0.5, Keep: 2, Of: 4}, {Sparsity: 0.5, Keep: 4, Of: 8}} {
+		for _, shape := range []struct{ rows, cols int }{{16, 48}, {5, 200}} {
+			w, in := randomMatrix(11, shape.rows, shape.cols), correlatedInputs(12, shape.cols, 3*shape.cols)
+			for i := 0; i < len(w.data); i += 9 {
+				w.data[i] = 0
+			}
+			for _, s := range []Scheme{
+				{Bits: 4, GroupSize: PerChannel, Symmetric: true, ScaleType: dtype.F16},
+				{Bits: 3, GroupSize: PerChannel, ScaleType: dtype.F16},
+				{Bits: 4, GroupSize: 40, Symmetric: true, ScaleType: dtype.F16},
+			} {
+				m := GPTQSolver{Threads: 2, Pruner: prune.Joint{Pattern: func(model.ID) prune.Pattern { return pattern }}}
+				got, _ := solved(t, m, w, in, s)
+				want, tied := slowGPTQ(t, w, in.Hessian, s, m, slowSparseGPT(w, pattern))
+				compareCodes(t, fmt.Sprintf("%s %s %dx%d", pattern, s, shape.rows, shape.cols), got, want, tied)
+				if least := int(pattern.Sparsity * 0.99 * float64(len(w.data))); countZeros(got) < least {
+					t.Errorf("%s %s: %d zeros of %d", pattern, s, countZeros(got), len(w.data))
+				}
+			}
+		}
+	}
+}
+
+// TestJointBlocks prunes and rounds to GGUF types in one pass: the share of
+// zeros is there, the pattern holds, and the output is nearer than that of two
+// passes.
+func TestJointBlocks(t *testing.T) {
+	const rows, cols = 8, 512
+	w, in := randomMatrix(13, rows, cols), correlatedInputs(14, cols, 800)
+	pattern := prune.Pattern{Sparsity: 0.5, Keep: 2, Of: 4}
+	joint := prune.Joint{Pattern: func(model.ID) prune.Pattern { return pattern }}
+	for _, typ := range []dtype.Type{dtype.Q8_0, dtype.Q4_0, dtype.Q6_K, dtype.Q3_K} {
+		q, err := GPTQSolver{Pruner: joint}.Quantize(context.Background(), Layer{Name: "layer", Weight: w, Inputs: in}, TypeScheme(typ))
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := kernels.Float32s(q)
+		for at := 0; at < len(values); at += 4 {
+			if n := countZeros(f32Matrix{1, 4, values[at : at+4]}); n < 2 {
+				t.Fatalf("%s: %v has more than two weights that are not zero", typ, values[at:at+4])
+			}
+		}
+		two := prune.Layer{Name: "layer", Rows: rows, Cols: cols, Weight: slices.Clone(w.data), Inputs: in, Solution: &prune.Solution{}}
+		if err := (prune.SparseGPT{}).Prune(context.Background(), two, pattern); err != nil {
+			t.Fatal(err)
+		}
+		after, err := GPTQSolver{}.Quantize(context.Background(), Layer{Name: "layer", Weight: f32Matrix{rows, cols, two.Weight}, Inputs: in}, TypeScheme(typ))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := OutputError(w, q, in.Hessian, 1), OutputError(w, after, in.Hessian, 1); !(a < 1.05*b) {
+			t.Errorf("%s: output error %.4f in one pass, %.4f in two", typ, a, b)
+		} else {
+			t.Logf("%s: output error %.4f in one pass, %.4f in two", typ, a, b)
+		}
+	}
+	// Nothing to solve against.
+	dead := *in
+	dead.Hessian = make([]float32, cols*cols)
+	for _, s := range []Scheme{TypeScheme(dtype.Q4_0), {Bits: 4, GroupSize: 32, Symmetric: true, ScaleType: dtype.F16}} {
+		solution := &Solution{}
+		q, err := GPTQSolver{Pruner: joint}.Quantize(context.Background(), Layer{Name: "layer", Weight: w, Inputs: &dead, Solution: solution}, s)
+		if err != nil || solution.Fallback == "" || countZeros(q) < rows*cols/2 {
+			t.Errorf("%s: %+v, %v, %d zeros", s, solution, err, countZeros(q))
 		}
 	}
 }

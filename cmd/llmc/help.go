@@ -12,13 +12,14 @@ import (
 // own, in this order.
 const (
 	topicCalibration = "Calibration"
+	topicJoint       = "Rounding in the same pass"
 	topicStructured  = "Whole parts"
 	topicMeasuring   = "Measuring"
 	topicGates       = "Gates for CI (exit code 3)"
 	topicOutput      = "Output"
 )
 
-var topics = []string{topicCalibration, topicStructured, topicMeasuring, topicGates, topicOutput}
+var topics = []string{topicCalibration, topicJoint, topicStructured, topicMeasuring, topicGates, topicOutput}
 
 // helpWidth is how wide help is.
 const helpWidth = 100

@@ -29,12 +29,14 @@ type pruneOptions struct {
 	ignore     []string
 	text       string
 	context    int
+	to         string
 	maxShard   string
 	reportFile string
 	force      bool
 	dryRun     bool
 
 	samples    sampleOptions
+	joined     jointOptions
 	structured structuredOptions
 
 	flags *pflag.FlagSet
@@ -56,6 +58,9 @@ wanda and sparsegpt see the model's activations on the text of --calibration.
 Weights that are zero stay so. Files are as large as before: engines have no
 use for sparse ones, but what compresses files makes them smaller.
 
+With --bits or --type, what sparsegpt leaves is rounded by GPTQ in the same pass,
+so that later weights make up for both, and stored as quantize does it.
+
 With --structured, whole parts are removed instead, and what is left is a
 smaller model of the same family, which transformers and llama.cpp run faster:
   --structured heads   key and value heads with their query heads, as many in
@@ -75,6 +80,7 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 		Example: `  llmc prune --sparsity 0.5
   llmc prune model/ --sparsity 0.5 --method sparsegpt --calibration sample.txt -o pruned/
   llmc prune model.gguf --pattern 2:4 --method wanda --calibration sample.txt --text test.txt
+  llmc prune model/ --pattern 2:4 --bits 4 --calibration sample.txt -o pruned-w4/
   llmc prune model/ --structured ffn --sparsity 0.25 --calibration sample.txt -o smaller/
   llmc prune model/ --structured layers --remove 4 --calibration sample.txt -o model.gguf`,
 		Args: cobra.MaximumNArgs(1),
@@ -93,12 +99,14 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	o.samples.register(cmd, "text that shows the model's activations to wanda and sparsegpt (demo model: its own)")
 	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
 	flags.IntVar(&o.context, "context", 0, "tokens of a window when measuring (default as in eval)")
+	flags.StringVar(&o.to, "to", "", "with --structured gguf or safetensors (default: what OUT is called like, or what MODEL is); with --bits gptq, awq or compressed-tensors")
 	flags.StringVar(&o.maxShard, "max-shard-size", "5GB", "size at which the weights of a folder are split into files")
 	flags.StringVar(&o.reportFile, "report", "", "also write the JSON document of --json to this file")
 	flags.BoolVar(&o.force, "force", false, "replace an existing output")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")
 	putUnder(topicMeasuring, flags, "text", "context")
-	putUnder(topicOutput, flags, "max-shard-size", "report", "force", "dry-run")
+	putUnder(topicOutput, flags, "to", "max-shard-size", "report", "force", "dry-run")
+	o.joined.register(cmd)
 	o.structured.register(cmd)
 	return cmd
 }
@@ -128,10 +136,7 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 		p.path = args[0]
 	}
 	var err error
-	if o.sparsity == 0 && !o.flags.Changed("sparsity") && (o.pattern == "" || o.pattern == "unstructured") {
-		return nil, fault.Hint(fault.Usage("neither --sparsity nor --pattern says how many weights go"), "llmc prune MODEL --sparsity 0.5, or --pattern 2:4")
-	}
-	if p.pattern, err = prune.ParsePattern(o.pattern, o.sparsity); err != nil {
+	if p.pattern, err = o.parsePattern(); err != nil {
 		return nil, err
 	}
 	if !(o.damp > 0 && o.damp <= 1) {
@@ -169,9 +174,20 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	return p, nil
 }
 
+// parsePattern settles how many weights go, and from where.
+func (o *pruneOptions) parsePattern() (prune.Pattern, error) {
+	if o.sparsity == 0 && !o.flags.Changed("sparsity") && (o.pattern == "" || o.pattern == "unstructured") {
+		return prune.Pattern{}, fault.Hint(fault.Usage("neither --sparsity nor --pattern says how many weights go"), "llmc prune MODEL --sparsity 0.5, or --pattern 2:4")
+	}
+	return prune.ParsePattern(o.pattern, o.sparsity)
+}
+
 func (p *pruning) calibrates() bool { return p.method.Needs() != prune.NeedsNothing }
 
 func runPrune(ctx context.Context, global *globalOptions, o *pruneOptions, args []string) error {
+	if err := o.jointOnly(); err != nil {
+		return err
+	}
 	if o.flags.Changed("structured") {
 		return runStructured(ctx, global, o, args)
 	}
@@ -179,6 +195,9 @@ func runPrune(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 		if o.flags.Changed(flag) {
 			return fault.Hint(fault.Usage("--%s goes with --structured", flag), "add --structured ffn, or leave it out")
 		}
+	}
+	if o.joint() {
+		return runJoint(ctx, global, o, args)
 	}
 	p, err := o.settle(args)
 	if err != nil {

@@ -30,11 +30,10 @@ type structuredOptions struct {
 	nested       []float64
 	multiple     int
 	noRepair     bool
-	to           string
 }
 
 // structuredFlags are those that say nothing without --structured.
-var structuredFlags = []string{"remove", "target-params", "target-size", "nested", "multiple", "no-repair", "to"}
+var structuredFlags = []string{"remove", "target-params", "target-size", "nested", "multiple", "no-repair"}
 
 func (o *structuredOptions) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -45,8 +44,7 @@ func (o *structuredOptions) register(cmd *cobra.Command) {
 	flags.Float64SliceVar(&o.nested, "nested", nil, "write a model for each of these `shares` that are left, from one ranking: 0.75,0.5")
 	flags.IntVar(&o.multiple, "multiple", structured.DefaultMultiple, "ffn, hidden: what widths are multiples of; 256 for llama.cpp's K-quants")
 	flags.BoolVar(&o.noRepair, "no-repair", false, "do not fit what is left to make up for what is gone")
-	flags.StringVar(&o.to, "to", "", "gguf or safetensors (default: what OUT is called like, or what MODEL is)")
-	putUnder(topicStructured, flags, "structured", "remove", "target-params", "target-size", "nested", "multiple", "no-repair", "to")
+	putUnder(topicStructured, flags, "structured", "remove", "target-params", "target-size", "nested", "multiple", "no-repair")
 }
 
 // structuredJob is what the flags mean.
@@ -75,10 +73,10 @@ func (o *pruneOptions) settleStructured(args []string) (*structuredJob, error) {
 		return nil, err
 	}
 	switch {
-	case s.to == "gguf", s.to == "" && (isGGUFName(o.out) || o.out == "" && isGGUFName(job.path)):
+	case o.to == "gguf", o.to == "" && (isGGUFName(o.out) || o.out == "" && isGGUFName(job.path)):
 		job.kind = formats.GGUF
-	case s.to != "" && s.to != "safetensors":
-		return nil, fault.Usage("--to is %q, allowed are gguf and safetensors", s.to)
+	case o.to != "" && o.to != "safetensors":
+		return nil, fault.Usage("--to is %q, allowed are gguf and safetensors", o.to)
 	case isGGUFName(o.out):
 		return nil, fault.Usage("the output %s is called like a GGUF file, and a folder is written", o.out)
 	}

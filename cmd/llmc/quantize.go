@@ -54,6 +54,7 @@ type quantizeOptions struct {
 	schemeOptions
 	calibration calibrationOptions
 	budget      budgetOptions
+	pruner      *pruner // of a run that prunes as well, or nil
 
 	flags *pflag.FlagSet
 	given func(flag string) bool // whether a flag was on the command line
@@ -141,6 +142,7 @@ type quantizeJob struct {
 	method   quantize.Method
 	clip     quantize.Clip
 	zeros    quantize.Zeros
+	pruner   *pruner // nil unless weights are pruned in the same pass
 	maxShard int64
 	gather   bool // an importance matrix is gathered
 	only     bool // nothing but that
@@ -159,7 +161,7 @@ func (j *quantizeJob) solves() bool {
 // settle turns flags into a job, and refuses those that do not go together.
 // No file is opened.
 func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantizeJob, error) {
-	job := &quantizeJob{path: demo.Name, out: o.out}
+	job := &quantizeJob{path: demo.Name, out: o.out, pruner: o.pruner}
 	if len(args) > 0 {
 		job.path = args[0]
 	}
@@ -190,7 +192,7 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 	if job.method, err = quantize.NewMethod(o.method, quantize.Options{
 		Clip: clip, Threads: global.threads,
 		Damp: o.calibration.damp, ActOrder: o.calibration.actOrder, StaticGroups: o.calibration.staticGroups,
-		Zeros: job.zeros,
+		Zeros: job.zeros, Pruner: job.pruner.option(),
 	}); err != nil {
 		return nil, err
 	}
@@ -255,7 +257,7 @@ var groupFlags = []string{"scheme", "activations", "smooth", "group-size", "symm
 // defaultOut names the output after the model and what becomes of most of its
 // linears, in the current folder.
 func (j *quantizeJob) defaultOut(plan *quantize.Plan) string {
-	base := modelBase(j.path)
+	base := modelBase(j.path) + j.pruner.suffix()
 	switch {
 	case j.target == quantize.GGUF:
 		return base + "-" + j.policy.Mix.Name + ".gguf"
@@ -481,6 +483,11 @@ func newQuantization(c *formats.Checkpoint, w *model.Weights, job *quantizeJob, 
 		return nil, err
 	}
 	q := &quantization{job: job, from: c, weights: w, plan: plan, run: quantize.NewRun(w, plan, job.method, threads)}
+	if job.pruner != nil {
+		if err := q.checkPruned(); err != nil {
+			return nil, err
+		}
+	}
 	if job.zeros == quantize.ZerosAll {
 		if err := q.checkZeros(); err != nil {
 			return nil, err

@@ -24,6 +24,8 @@ type quantizeReport struct {
 	Scheme string `json:"scheme"` // the mix, or bits, group and symmetry of most linears
 	Method string `json:"method"`
 	Clip   string `json:"clip"`
+	// Pattern is where zeros were put in the same pass.
+	Pattern string `json:"pattern,omitempty"`
 	// Activations is how the output has engines round activations, Smooth the
 	// alpha of SmoothQuant; absent where they do not, and without it.
 	Activations string  `json:"activations,omitempty"`
@@ -74,7 +76,7 @@ func (q *quantization) newReport(notes []string) quantizeReport {
 	r := quantizeReport{
 		Model: q.job.path, Output: q.job.out,
 		Format: string(q.job.target), Scheme: q.job.policy.Mix.Name,
-		Method: q.job.method.Name(), Clip: q.job.clip.String(),
+		Method: q.job.method.Name(), Pattern: q.job.pruner.name(), Clip: q.job.clip.String(),
 		Parameters: q.plan.Elements(), BitsPerWeight: q.plan.BitsPerWeight(),
 		Notes: notes, Counts: q.plan.Counts(),
 	}

@@ -22,6 +22,7 @@ type Factor struct {
 	Upper   []float32 // [n, n] U of H⁻¹ = Uᵀ U, by position
 	Damping float64   // the share of the mean diagonal that was added
 	Dead    int       // columns whose inputs are all zero
+	Idle    []bool    // [n] whether that is so, by position
 
 	mean float64 // of the diagonal without them
 }
@@ -66,12 +67,13 @@ func FactorHessian(hessian []float32, n int, order []int, damp float64, threads 
 	mean := sum / float64(n-f.Dead)
 	f.mean = mean
 	h := make([]float32, n*n)
+	f.Idle = make([]bool, n)
 	for i, from := range order {
 		for j, to := range order {
 			h[i*n+j] = hessian[from*n+to]
 		}
 		if h[i*n+i] == 0 {
-			h[i*n+i] = float32(mean)
+			h[i*n+i], f.Idle[i] = float32(mean), true
 		}
 	}
 	for damp = cmp.Or(damp, DefaultDamp); ; damp = min(2*damp, 1) {

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"llmc/internal/fault"
+	"llmc/model"
+	"llmc/prune"
+	"llmc/quantize"
+)
+
+// jointOptions are the flags of prune that round what stays in the same pass.
+type jointOptions struct {
+	bits       int
+	groupSize  string
+	symmetric  bool
+	asymmetric bool
+	typeName   string
+}
+
+// jointFlags are their names. The first two say that it is asked for.
+var jointFlags = []string{"bits", "type", "group-size", "symmetric", "asymmetric"}
+
+func (o *jointOptions) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.IntVar(&o.bits, "bits", 0, "sparsegpt: also round what stays to so many bits by GPTQ, in the same pass")
+	flags.StringVar(&o.typeName, "type", "", "the same to a GGUF type with a zero: Q4_0, Q5_0, Q8_0, Q6_K")
+	flags.StringVar(&o.groupSize, "group-size", "128", "columns that share a scale, or channel, or tensor")
+	flags.BoolVar(&o.symmetric, "symmetric", false, "codes are centred on zero (default but for awq)")
+	flags.BoolVar(&o.asymmetric, "asymmetric", false, "every group has a zero point of its own")
+	putUnder(topicJoint, flags, jointFlags...)
+}
+
+// joint reports whether prune is to round as well.
+func (o *pruneOptions) joint() bool { return o.flags.Changed("bits") || o.flags.Changed("type") }
+
+// pruner is what chooses zeros while quantize rounds: the pattern, and the rule
+// that makes zeros of it.
+type pruner struct {
+	pattern prune.Pattern
+	joint   prune.Joint
+}
+
+// runJoint prunes and rounds in one pass: quantize's run, with a mask.
+func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args []string) error {
+	if o.method != "" && o.method != "sparsegpt" {
+		return fault.Hint(fault.Usage("--bits and --type go with --method sparsegpt, and the method is %s", o.method), "prune first, then llmc quantize: zeros stay")
+	}
+	pattern, err := o.parsePattern()
+	if err != nil {
+		return err
+	}
+	q := &quantizeOptions{
+		out: o.out, bits: o.joined.bits, typeName: o.joined.typeName, method: "gptq", groupSize: o.joined.groupSize,
+		symmetric: o.joined.symmetric, asymmetric: o.joined.asymmetric, to: o.to, ignore: o.ignore,
+		text: o.text, context: o.context, maxShard: o.maxShard, reportFile: o.reportFile, force: o.force, dryRun: o.dryRun,
+		schemeOptions: schemeOptions{activations: "none"},
+		calibration:   calibrationOptions{sampleOptions: o.samples, damp: o.damp},
+		flags:         o.flags, given: o.flags.Changed,
+	}
+	q.pruner = &pruner{pattern, prune.Joint{Pattern: func(model.ID) prune.Pattern { return pattern }, Threads: global.threads}}
+	return runQuantize(ctx, global, q, args)
+}
+
+// checkPruned refuses what cannot be pruned while it is rounded.
+func (q *quantization) checkPruned() error {
+	for i := range q.plan.Entries {
+		e := &q.plan.Entries[i]
+		if e.ID.Block < 0 || !e.Rounds() {
+			continue
+		}
+		if e.Quantized {
+			return fault.Hint(fault.Invalid("%s is quantized, and zeros belong into the weights it was made of", e.Name), "prune the original model")
+		}
+		if !e.To.Spreads() || !e.To.HoldsZeros() {
+			return fault.Hint(fault.Usage("%s becomes %s, in which nothing is pruned", e.Name, e.To),
+				"types with a zero are Q8_0, Q6_K, Q5_0, Q4_0, Q3_K, and codes in groups (--to compressed-tensors)")
+		}
+		if err := q.job.pruner.pattern.Fits(e.Name, e.Shape[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// suffix ends the names of outputs.
+func (p *pruner) suffix() string {
+	if p == nil {
+		return ""
+	}
+	if p.pattern.Of == 0 {
+		return fmt.Sprintf("-%gpct", 100*p.pattern.Sparsity)
+	}
+	return "-" + strings.ReplaceAll(p.pattern.String(), ":", "of")
+}
+
+// name is what reports call the pattern, "" without one.
+func (p *pruner) name() string {
+	if p == nil {
+		return ""
+	}
+	return p.pattern.String()
+}
+
+// jointOnly refuses flags that only say something when prune rounds as well.
+func (o *pruneOptions) jointOnly() error {
+	for _, flag := range jointFlags {
+		if o.flags.Changed(flag) && !o.joint() {
+			return fault.Hint(fault.Usage("--%s says how what stays is rounded", flag), "add --bits 4, or leave it out")
+		}
+	}
+	if o.flags.Changed("to") && !o.joint() && !o.flags.Changed("structured") {
+		return fault.Hint(fault.Usage("--to goes with --bits or --structured, and a pruned model keeps its format"), "leave it out")
+	}
+	if o.joint() && o.flags.Changed("structured") {
+		i := slices.IndexFunc(jointFlags, o.flags.Changed)
+		return fault.Hint(fault.Usage("--%s does not go with --structured", jointFlags[i]), "prune first, then llmc quantize")
+	}
+	return nil
+}
+
+// option is what quantize's methods take; nil for none.
+func (p *pruner) option() quantize.Pruner {
+	if p == nil {
+		return nil
+	}
+	return p.joint
+}
