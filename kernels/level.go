@@ -7,6 +7,7 @@ import (
 
 	"llmc/dtype"
 	"llmc/internal/fault"
+	"llmc/kernels/internal/level"
 )
 
 // ops is the set of inner loops of one CPU level. The portable functions are
@@ -107,47 +108,33 @@ type codeLoops struct {
 }
 
 // levels lists what this machine can run, the slowest first.
-func levels() []*ops { return append([]*ops{&portable}, nativeLevels()...) }
+func levels() []*ops { return append([]*ops{&portable}, nativeLevels(level.Have())...) }
 
 // Levels names the CPU levels that this machine can run, the best last. The
 // environment variable LLMC_CPU chooses another than the best.
-func Levels() []string {
-	var names []string
-	for _, o := range levels() {
-		names = append(names, o.level)
-	}
-	return names
-}
-
-// allLevels are the names that LLMC_CPU may have, the slowest first.
-var allLevels = []string{"portable", "avx2", "avx512"}
+func Levels() []string { return level.Have() }
 
 // CheckLevel reports a value of LLMC_CPU that [NewCPU] does not understand, or
 // that this machine cannot run.
 func CheckLevel() error {
-	asked := os.Getenv("LLMC_CPU")
+	asked := os.Getenv(level.Variable)
 	switch {
 	case asked == "" || slices.Contains(Levels(), asked):
 		return nil
-	case slices.Contains(allLevels, asked):
+	case slices.Contains(level.All(), asked):
 		return fault.Usage("LLMC_CPU is %q, which this machine cannot run: it has %s", asked, strings.Join(Levels(), ", "))
 	}
-	return fault.Usage("LLMC_CPU is %q, allowed are %s", asked, strings.Join(allLevels, ", "))
+	return fault.Usage("LLMC_CPU is %q, allowed are %s", asked, strings.Join(level.All(), ", "))
 }
 
 // chooseLevel returns the level that LLMC_CPU asks for, or the best one below
 // it that the machine has; the best of all when it does not name a level.
 func chooseLevel(asked string) *ops {
-	have := levels()
-	limit := slices.Index(allLevels, asked)
-	if limit < 0 {
-		return have[len(have)-1]
-	}
-	best := have[0]
-	for _, o := range have {
-		if slices.Index(allLevels, o.level) <= limit {
-			best = o
+	name := level.Choose(asked)
+	for _, o := range levels() {
+		if o.level == name {
+			return o
 		}
 	}
-	return best
+	return &portable
 }

@@ -3,29 +3,31 @@
 package kernels
 
 import (
+	"slices"
+
 	"golang.org/x/sys/cpu"
 
 	"llmc/dtype"
+	"llmc/kernels/internal/level"
 )
 
-// nativeLevels are the levels in assembly that this machine can run.
-func nativeLevels() []*ops {
-	var have []*ops
-	x := &cpu.X86
-	if x.HasAVX2 && x.HasFMA && x.HasF16C {
-		have = append(have, &avx2)
+// nativeLevels are the levels in assembly among those that this machine has.
+func nativeLevels(have []string) []*ops {
+	var found []*ops
+	if slices.Contains(have, level.AVX2) {
+		found = append(found, &avx2)
 	}
-	if len(have) > 0 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL {
-		if !x.HasAVX512VNNI {
+	if slices.Contains(have, level.AVX512) {
+		if !cpu.X86.HasAVX512VNNI {
 			avx512.integer = avx2.integer
 		}
-		have = append(have, &avx512)
+		found = append(found, &avx512)
 	}
-	return have
+	return found
 }
 
 var avx2 = ops{
-	level: "avx2",
+	level: level.AVX2,
 	mr:    6, nr: 16,
 	micro:       tiles(micro1AVX2, micro2AVX2, micro3AVX2, micro4AVX2, micro5AVX2, micro6AVX2),
 	turn:        turning(8, transposeAVX2),
@@ -87,7 +89,7 @@ var avx2 = ops{
 }
 
 var avx512 = ops{
-	level: "avx512",
+	level: level.AVX512,
 	mr:    14, nr: 32,
 	micro: tiles(micro1AVX512, micro2AVX512, micro3AVX512, micro4AVX512, micro5AVX512, micro6AVX512, micro7AVX512,
 		micro8AVX512, micro9AVX512, micro10AVX512, micro11AVX512, micro12AVX512, micro13AVX512, micro14AVX512),

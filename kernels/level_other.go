@@ -3,4 +3,4 @@
 package kernels
 
 // nativeLevels are the levels in assembly: none here.
-func nativeLevels() []*ops { return nil }
+func nativeLevels([]string) []*ops { return nil }

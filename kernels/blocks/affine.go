@@ -60,7 +60,7 @@ func (s *affineSearch) scaleAndMin(codes []uint8, x, w []float32) (scale, minimu
 	keptLow, keptInverse := low, inverse
 	for i := 0; i <= s.steps; i++ {
 		// low is the best minimum so far, so later trials start from it.
-		inverse = (s.first + float32(s.step*float32(i)) + top) / (high - low)
+		inverse = s.numerator(i) / (high - low)
 		round(low, inverse)
 		trialScale, trialLow, ok := sums.solve()
 		if !ok {
@@ -74,6 +74,11 @@ func (s *affineSearch) scaleAndMin(codes []uint8, x, w []float32) (scale, minimu
 	round(keptLow, keptInverse)
 	store(codes, trial)
 	return scale, -low
+}
+
+// numerator is what trial i divides by the range of the values.
+func (s *affineSearch) numerator(i int) float32 {
+	return s.first + float32(s.step*float32(i)) + float32(s.top)
 }
 
 // round sets l to the codes of x under a minimum and an inverse scale, and the

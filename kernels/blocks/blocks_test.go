@@ -60,18 +60,20 @@ func TestDequantizeGolden(t *testing.T) {
 }
 
 func TestQuantizeGolden(t *testing.T) {
-	for _, g := range golden {
-		if !CanQuantize(g.typ) {
-			continue
+	eachLevel(t, func(level string) {
+		for _, g := range golden {
+			if !CanQuantize(g.typ) {
+				continue
+			}
+			h := crc32.NewIEEE()
+			for i := range sampleRows {
+				h.Write(quantized(t, g.typ, sampleRow(i), sampleImportance(i)))
+			}
+			if got := h.Sum32(); got != g.quantized {
+				t.Errorf("%s, %s: checksum of the rows is %#08x, want %#08x", g.typ, level, got, g.quantized)
+			}
 		}
-		h := crc32.NewIEEE()
-		for i := range sampleRows {
-			h.Write(quantized(t, g.typ, sampleRow(i), sampleImportance(i)))
-		}
-		if got := h.Sum32(); got != g.quantized {
-			t.Errorf("%s: checksum of the rows is %#08x, want %#08x", g.typ, got, g.quantized)
-		}
-	}
+	})
 }
 
 // TestNothingFused looks for fused multiply-adds in what the compiler makes of
@@ -216,18 +218,23 @@ func BenchmarkDequantize(b *testing.B) {
 
 func BenchmarkQuantize(b *testing.B) {
 	src := sampleRow(0)
+	weights := sampleImportance(16)
 	for _, typ := range blockTypes() {
 		if !CanQuantize(typ) {
 			continue
 		}
 		n, _ := typ.RowBytes(len(src))
 		dst := make([]byte, n)
-		b.Run(typ.String(), func(b *testing.B) {
-			b.SetBytes(int64(4 * len(src)))
-			for b.Loop() {
-				if err := Quantize(typ, dst, src, len(src), nil); err != nil {
-					b.Fatal(err)
-				}
+		eachLevel(b, func(level string) {
+			for i, importance := range [][]float32{nil, weights} {
+				b.Run(typ.String()+"/"+level+[]string{"", "/importance"}[i], func(b *testing.B) {
+					b.SetBytes(int64(4 * len(src)))
+					for b.Loop() {
+						if err := Quantize(typ, dst, src, len(src), importance); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
 			}
 		})
 	}

@@ -2,75 +2,111 @@ package blocks
 
 // affineK is a K type whose sub-blocks have a scale and a minimum.
 type affineK struct {
-	sub       int // values in a sub-block
-	plain     affineSearch
-	weighted  affineSearch // with an importance matrix
-	topScale  int32        // quantized scales and minima are in [0, topScale]
-	sigmaGain float32      // times the mean square gives the variance that weigh takes
-	rootMean  bool         // plain weights are |x| plus the sub-block's root mean square
-	pack      func(dst []byte, scales, mins *[16]uint8)
-	unpack    func(j int, packed []byte) (scale, low uint8)
+	sub             int // values in a sub-block
+	size            int // bytes of a super-block
+	factors, packed int // offsets of the factors and of the packed levels
+	plain           affineSearch
+	weighted        affineSearch // with an importance matrix
+	topScale        int32        // quantized scales and minima are in [0, topScale]
+	sigmaGain       float32      // times the mean square gives the variance that weigh takes
+	rootMean        bool         // plain weights are |x| plus the sub-block's root mean square
+	pack            func(dst []byte, scales, mins *[16]uint8)
+	unpack          func(j int, packed []byte) (scale, low uint8)
+	put             func(block []byte, codes []uint8)
 }
 
 var (
 	affineQ2K = affineK{
-		sub: 16, topScale: 15, sigmaGain: 1, pack: packScalesQ2K, unpack: scaleMinQ2K,
+		sub: 16, size: 84, packed: 0, factors: 80,
+		topScale: 15, sigmaGain: 1, pack: packScalesQ2K, unpack: scaleMinQ2K,
 		plain:    newAffine(3, -0.5, 0.1, 15, true),
 		weighted: weighted2,
+		put:      func(block []byte, codes []uint8) { putCodes2(block[16:80], codes) },
 	}
 	affineQ4K = affineK{
-		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
+		sub: 32, size: 144, factors: 0, packed: 4,
+		topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
 		plain:    newAffine(15, -1, 0.1, 20, false),
 		weighted: weighted4,
+		put:      func(block []byte, codes []uint8) { putCodesQ4K(block[16:144], codes) },
 	}
 	affineQ5K = affineK{
-		sub: 32, topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
+		sub: 32, size: 176, factors: 0, packed: 4,
+		topScale: 63, sigmaGain: 2, rootMean: true, pack: packScalesK4, unpack: scaleMinK4,
 		plain:    newAffine(31, -0.5, 0.1, 15, false),
 		weighted: weighted5,
+		put:      func(block []byte, codes []uint8) { putCodesQ5K(block[16:176], codes) },
 	}
 )
 
-// affineBlock is one super-block on its way.
-type affineBlock struct {
-	codes        [superBlock]uint8
-	scales, mins [16]float32
-	sumW         [16]float32
+func quantizeQ2K(dst []byte, src, importance []float32) { affineQ2K.quantizeRow(dst, src, importance) }
+func quantizeQ4K(dst []byte, src, importance []float32) { affineQ4K.quantizeRow(dst, src, importance) }
+func quantizeQ5K(dst []byte, src, importance []float32) { affineQ5K.quantizeRow(dst, src, importance) }
+
+// quantizeRow rounds super-blocks one by one: scales and minima of the
+// sub-blocks by search, then those to topScale levels, then the values once
+// more under the scales as they are stored.
+func (k *affineK) quantizeRow(dst []byte, src, importance []float32) {
+	if native != nil {
+		k.quantizeLanes(dst, src, importance)
+		return
+	}
+	var b affineBlock
+	for at := 0; at < len(src); at += superBlock {
+		x := src[at:][:superBlock]
+		k.search(&b, x, part(importance, at))
+		k.store(&b, dst, importance != nil)
+		k.requantize(&b, dst, x)
+		k.put(dst, b.codes[:])
+		dst = dst[k.size:]
+	}
 }
 
-// quantize rounds one super-block to b.codes: scales and minima of the
-// sub-blocks by search, then those to topScale levels, then the values once
-// more under the scales as they are stored. factors takes the half-precision
-// factors of scales and minima, packed the levels.
-func (k *affineK) quantize(b *affineBlock, factors, packed []byte, x, importance []float32) {
-	n := superBlock / k.sub
-	scales, mins, sumW := b.scales[:n], b.mins[:n], b.sumW[:n]
-	var sigma2 float32
-	if importance != nil {
-		sigma2 = float32(float32(k.sigmaGain*sumSquares(x)) / superBlock)
-	}
+// affineBlock is one super-block on its way.
+type affineBlock struct {
+	codes              [superBlock]uint8
+	scales, mins, sumW [16]float32
+}
+
+// search finds the scale, the minimum and the codes of each sub-block.
+func (k *affineK) search(b *affineBlock, x, importance []float32) {
+	sigma2 := k.sigma2(x, importance)
 	var weights [maxSubBlock]float32
 	w := weights[:k.sub]
-	for j := range n {
+	for j := range superBlock / k.sub {
 		sub, codes := x[j*k.sub:][:k.sub], b.codes[j*k.sub:][:k.sub]
 		if importance == nil {
 			k.plainWeights(w, sub)
-			scales[j], mins[j] = k.plain.scaleAndMin(codes, sub, w)
+			b.scales[j], b.mins[j] = k.plain.scaleAndMin(codes, sub, w)
 			continue
 		}
 		weigh(w, sub, importance[j*k.sub:], sigma2)
-		sumW[j] = sum(w)
-		scales[j], mins[j] = k.weighted.scaleAndMin(codes, sub, w)
+		b.sumW[j] = sum(w)
+		b.scales[j], b.mins[j] = k.weighted.scaleAndMin(codes, sub, w)
 	}
-	var scaleLevels, minLevels [16]uint8
+}
+
+// sigma2 is the variance that weighs values beside their importance.
+func (k *affineK) sigma2(x, importance []float32) float32 {
 	if importance == nil {
-		putHalf(factors, k.plainScale(scaleLevels[:n], scales))
-		putHalf(factors[2:], k.plainScale(minLevels[:n], mins))
-	} else {
+		return 0
+	}
+	return float32(float32(k.sigmaGain*sumSquares(x)) / superBlock)
+}
+
+// store rounds the scales and minima and writes them to a block.
+func (k *affineK) store(b *affineBlock, block []byte, weighted bool) {
+	n := superBlock / k.sub
+	scales, mins, sumW, factors := b.scales[:n], b.mins[:n], b.sumW[:n], block[k.factors:]
+	var scaleLevels, minLevels [16]uint8
+	if weighted {
 		putHalf(factors, positiveScale(scaleLevels[:n], scales, sumW, k.topScale))
 		putHalf(factors[2:], positiveScale(minLevels[:n], mins, sumW, k.topScale))
+	} else {
+		putHalf(factors, k.plainScale(scaleLevels[:n], scales))
+		putHalf(factors[2:], k.plainScale(minLevels[:n], mins))
 	}
-	k.pack(packed, &scaleLevels, &minLevels)
-	k.requantize(b, factors, packed, x)
+	k.pack(block[k.packed:], &scaleLevels, &minLevels)
 }
 
 // plainWeights are |x|, plus the root mean square for the types of 4 and 5
@@ -99,13 +135,17 @@ func (k *affineK) plainScale(codes []uint8, values []float32) float32 {
 	return highest / top
 }
 
+// grid returns the scale and minimum of a sub-block as they are stored.
+func (k *affineK) grid(block []byte, j int) (scale, low float32) {
+	level, minLevel := k.unpack(j, block[k.packed:])
+	return half(block[k.factors:]) * float32(level), float32(half(block[k.factors+2:]) * float32(minLevel))
+}
+
 // requantize sets the codes anew under the stored scales and minima. A
 // sub-block whose scale is stored as zero keeps the codes of the search.
-func (k *affineK) requantize(b *affineBlock, factors, packed []byte, x []float32) {
-	d, dmin := half(factors), half(factors[2:])
+func (k *affineK) requantize(b *affineBlock, block []byte, x []float32) {
 	for j := range superBlock / k.sub {
-		level, minLevel := k.unpack(j, packed)
-		scale, low := d*float32(level), float32(dmin*float32(minLevel))
+		scale, low := k.grid(block, j)
 		if scale == 0 {
 			continue
 		}
@@ -113,24 +153,6 @@ func (k *affineK) requantize(b *affineBlock, factors, packed []byte, x []float32
 		for i, v := range x[j*k.sub:][:k.sub] {
 			codes[i] = uint8(clamp(nearest((v+low)/scale), 0, top))
 		}
-	}
-}
-
-func quantizeQ2K(dst []byte, src, importance []float32) {
-	var b affineBlock
-	for at := 0; at < len(src); at += superBlock {
-		affineQ2K.quantize(&b, dst[80:84], dst[:16], src[at:][:superBlock], part(importance, at))
-		putCodes2(dst[16:80], b.codes[:])
-		dst = dst[84:]
-	}
-}
-
-func quantizeQ4K(dst []byte, src, importance []float32) {
-	var b affineBlock
-	for at := 0; at < len(src); at += superBlock {
-		affineQ4K.quantize(&b, dst[:4], dst[4:16], src[at:][:superBlock], part(importance, at))
-		putCodesQ4K(dst[16:144], b.codes[:])
-		dst = dst[144:]
 	}
 }
 
@@ -142,15 +164,6 @@ func putCodesQ4K(dst []byte, codes []uint8) {
 		for i := range 32 {
 			dst[32*pair+i] = c[i] | c[i+32]<<4
 		}
-	}
-}
-
-func quantizeQ5K(dst []byte, src, importance []float32) {
-	var b affineBlock
-	for at := 0; at < len(src); at += superBlock {
-		affineQ5K.quantize(&b, dst[:4], dst[4:16], src[at:][:superBlock], part(importance, at))
-		putCodesQ5K(dst[16:176], b.codes[:])
-		dst = dst[176:]
 	}
 }
 
@@ -170,7 +183,7 @@ func putCodesQ5K(dst []byte, codes []uint8) {
 
 // packScalesQ2K is the inverse of scaleMinQ2K.
 func packScalesQ2K(dst []byte, scales, mins *[16]uint8) {
-	for j := range dst {
+	for j := range scales {
 		dst[j] = scales[j] | mins[j]<<4
 	}
 }

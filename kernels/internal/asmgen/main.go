@@ -1,5 +1,5 @@
-// Command asmgen writes the amd64 assembly of package kernels and its Go
-// declarations. Run it with "make asm" at the root of the repository.
+// Command asmgen writes the amd64 assembly of the packages kernels and blocks
+// and its Go declarations. Run it with "make asm" at the root of the repository.
 //
 // Every kernel is written once for both instruction sets: an [isa] says how
 // wide its vectors are. Kernels take whole vectors only; the Go code around
@@ -20,11 +20,12 @@ import (
 )
 
 // files are the parts of the output, each a pair of NAME_amd64.s and
-// NAME_amd64.go.
+// NAME_amd64.go in package kernels or one below it.
 var files = []struct {
 	name  string
 	write func(g *gen)
 }{
+	{"blocks/asm_search", func(g *gen) { g.searches() }},
 	{"asm_product", func(g *gen) { g.products() }},
 	{"asm_vector", func(g *gen) { g.vectors() }},
 	{"asm_blocks", func(g *gen) { g.blocks() }},
@@ -46,14 +47,18 @@ func main() {
 		for _, set := range []isa{avx2, avx512} {
 			f.write(&gen{Context: ctx, isa: set, consts: consts})
 		}
-		if err := write(ctx, filepath.Join(*out, f.name+"_amd64")); err != nil {
+		pkg := "kernels"
+		if dir := filepath.Dir(f.name); dir != "." {
+			pkg = dir
+		}
+		if err := write(ctx, pkg, filepath.Join(*out, f.name+"_amd64")); err != nil {
 			log.Fatalf("%s: %v", f.name, err)
 		}
 	}
 }
 
 // write compiles a file and prints it as assembly and as declarations.
-func write(ctx *build.Context, name string) error {
+func write(ctx *build.Context, pkg, name string) error {
 	file, err := ctx.Result()
 	if err != nil {
 		return err
@@ -61,7 +66,7 @@ func write(ctx *build.Context, name string) error {
 	if err := pass.Compile.Execute(file); err != nil {
 		return err
 	}
-	cfg := printer.Config{Name: "asmgen", Argv: []string{"make", "asm"}, Pkg: "kernels"}
+	cfg := printer.Config{Name: "asmgen", Argv: []string{"make", "asm"}, Pkg: pkg}
 	asm, err := printer.NewGoAsm(cfg).Print(file)
 	if err != nil {
 		return err

@@ -1,0 +1,33 @@
+//go:build !noasm && !purego
+
+package blocks
+
+import "llmc/kernels/internal/level"
+
+// lanesOf returns the lanes of a level, nil for portable Go.
+func lanesOf(name string) *lanes { return byLevel[name] }
+
+var byLevel = map[string]*lanes{
+	level.AVX2: {
+		n:           8,
+		transpose:   transposeAVX2,
+		magnitudes:  magnitudesAVX2,
+		spread:      spreadAVX2,
+		weigh:       weighAVX2,
+		affineStart: [2]affinePart{affineStartSquaredAVX2, affineStartAbsoluteAVX2},
+		affineTrial: [2]affinePart{affineTrialSquaredAVX2, affineTrialAbsoluteAVX2},
+		affineCodes: affineCodesAVX2,
+		requantize:  requantizeAVX2,
+	},
+	level.AVX512: {
+		n:           16,
+		transpose:   transposeAVX512,
+		magnitudes:  magnitudesAVX512,
+		spread:      spreadAVX512,
+		weigh:       weighAVX512,
+		affineStart: [2]affinePart{affineStartSquaredAVX512, affineStartAbsoluteAVX512},
+		affineTrial: [2]affinePart{affineTrialSquaredAVX512, affineTrialAbsoluteAVX512},
+		affineCodes: affineCodesAVX512,
+		requantize:  requantizeAVX512,
+	},
+}
