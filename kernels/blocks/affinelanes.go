@@ -3,9 +3,8 @@ package blocks
 // quantizeLanes is quantizeRow with the searches of several sub-blocks side by
 // side.
 func (k *affineK) quantizeLanes(dst []byte, src, importance []float32) {
-	b := batches.Get().(*batch)
-	defer batches.Put(b)
-	b.lanes, b.sub = native, k.sub
+	b := newBatch(k.sub)
+	defer b.free()
 	perBlock := superBlock / k.sub
 	for at := 0; at < len(src); at += batchSubs * k.sub {
 		x := src[at:min(at+batchSubs*k.sub, len(src))]
@@ -30,23 +29,20 @@ func (k *affineK) weigh(b *batch, x, importance []float32) {
 		b.magnitudes(&b.w[0], &b.x[0], vectors)
 		return
 	}
-	if importance != nil {
-		b.load(&b.importance, importance[:len(x)])
-		for at := 0; at < len(x); at += superBlock {
-			sigma2 := k.sigma2(x[at:][:superBlock], importance)
-			for j := range superBlock / k.sub {
-				b.sigma2[at/k.sub+j] = sigma2
-			}
-		}
-	}
-	for part := range batchSubs / b.n {
-		at := part * b.n * b.sub
-		if importance != nil {
-			b.lanes.weigh(&b.w[at], &b.x[at], &b.importance[at], &b.sigma2[part*b.n], b.sub)
-		} else {
+	if importance == nil {
+		for at := 0; at < batchSubs*b.sub; at += b.n * b.sub {
 			b.spread(&b.w[at], &b.x[at], b.sub, float32(b.sub))
 		}
+		return
 	}
+	b.load(&b.importance, importance[:len(x)])
+	for at := 0; at < len(x); at += superBlock {
+		sigma2 := k.sigma2(x[at:][:superBlock], importance)
+		for j := range superBlock / k.sub {
+			b.sigma2[at/k.sub+j] = sigma2
+		}
+	}
+	b.weighed()
 }
 
 // finish writes the super-block whose sub-blocks begin with number first.
@@ -60,10 +56,6 @@ func (k *affineK) finish(b *batch, block []byte, x []float32, first int, weighte
 		b.gridScales[j], b.gridMins[j] = k.grid(block, j)
 	}
 	b.requantize(&a.codes[0], &x[0], &b.gridScales[0], &b.gridMins[0], n, b.sub/b.n, magic, magic+float32(k.plain.top))
-	for j := range n {
-		if b.gridScales[j] == 0 {
-			b.codes(a.codes[j*k.sub:][:k.sub], first+j)
-		}
-	}
+	b.keepCodes(a.codes[:], first, n)
 	k.put(block, a.codes[:])
 }

@@ -15,6 +15,11 @@ func transposeAVX2(panel *float32, src *float32, ld int, steps int, stride int)
 //go:noescape
 func magnitudesAVX2(w *float32, x *float32, n int)
 
+// squaresAVX2 sets w to x*x, n vectors.
+//
+//go:noescape
+func squaresAVX2(w *float32, x *float32, n int)
+
 // spreadAVX2 sets w to |x| plus the root of the mean square of the n vectors; count is n.
 //
 //go:noescape
@@ -50,6 +55,20 @@ func affineTrialAbsoluteAVX2(x *float32, w *float32, l *float32, state *float32,
 //go:noescape
 func affineCodesAVX2(x *float32, l *float32, state *float32, n int, most float32)
 
+// symmetricAVX2 finds scales for codes between least and most, to which 1.5*2^23 is added. The
+// inverse scales that it tries are numerators by the extreme values. It sets l to
+// codes - least.
+//
+//go:noescape
+func symmetricAVX2(x *float32, w *float32, l *float32, result *float32, numerators *float32, n int, trials int, least float32, most float32)
+
+// descendAVX2 finds scales for codes between least and most, to which 1.5*2^23 is added, with
+// weights x*x: first the inverse scale numerator by the extreme value, then passes
+// that change one code at a time. It sets l to codes - least.
+//
+//go:noescape
+func descendAVX2(x *float32, l *float32, result *float32, n int, passes int, least float32, most float32, numerator float32)
+
 // requantizeAVX2 sets codes to (x+low)/scale - least, rounded and clamped, for subs sub-blocks of n
 // vectors; least and most are 1.5*2^23 more.
 //
@@ -66,6 +85,11 @@ func transposeAVX512(panel *float32, src *float32, ld int, steps int, stride int
 //
 //go:noescape
 func magnitudesAVX512(w *float32, x *float32, n int)
+
+// squaresAVX512 sets w to x*x, n vectors.
+//
+//go:noescape
+func squaresAVX512(w *float32, x *float32, n int)
 
 // spreadAVX512 sets w to |x| plus the root of the mean square of the n vectors; count is n.
 //
@@ -101,6 +125,20 @@ func affineTrialAbsoluteAVX512(x *float32, w *float32, l *float32, state *float3
 //
 //go:noescape
 func affineCodesAVX512(x *float32, l *float32, state *float32, n int, most float32)
+
+// symmetricAVX512 finds scales for codes between least and most, to which 1.5*2^23 is added. The
+// inverse scales that it tries are numerators by the extreme values. It sets l to
+// codes - least.
+//
+//go:noescape
+func symmetricAVX512(x *float32, w *float32, l *float32, result *float32, numerators *float32, n int, trials int, least float32, most float32)
+
+// descendAVX512 finds scales for codes between least and most, to which 1.5*2^23 is added, with
+// weights x*x: first the inverse scale numerator by the extreme value, then passes
+// that change one code at a time. It sets l to codes - least.
+//
+//go:noescape
+func descendAVX512(x *float32, l *float32, result *float32, n int, passes int, least float32, most float32, numerator float32)
 
 // requantizeAVX512 sets codes to (x+low)/scale - least, rounded and clamped, for subs sub-blocks of n
 // vectors; least and most are 1.5*2^23 more.

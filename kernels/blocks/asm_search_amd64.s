@@ -81,6 +81,28 @@ loopdone:
 DATA word7fffffff<>+0(SB)/4, $0x7fffffff
 GLOBL word7fffffff<>(SB), RODATA|NOPTR, $4
 
+// func squaresAVX2(w *float32, x *float32, n int)
+// Requires: AVX
+TEXT ·squaresAVX2(SB), NOSPLIT, $0-24
+	MOVQ  w+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    loopdone
+
+loop:
+	VMOVUPS (CX), Y0
+	VMULPS  Y0, Y0, Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    DX
+	JNZ     loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
 // func spreadAVX2(w *float32, x *float32, n int, count float32)
 // Requires: AVX
 TEXT ·spreadAVX2(SB), NOSPLIT, $0-28
@@ -628,6 +650,320 @@ loopdone:
 	VZEROUPPER
 	RET
 
+// func symmetricAVX2(x *float32, w *float32, l *float32, result *float32, numerators *float32, n int, trials int, least float32, most float32)
+// Requires: AVX, AVX2
+TEXT ·symmetricAVX2(SB), NOSPLIT, $0-64
+	MOVQ         x+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         l+16(FP), DX
+	MOVQ         n+40(FP), BX
+	MOVQ         numerators+32(FP), SI
+	MOVQ         trials+48(FP), DI
+	VBROADCASTSS word4b400000<>+0(SB), Y0
+	VBROADCASTSS least+56(FP), Y1
+	VBROADCASTSS most+60(FP), Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VBROADCASTSS word7fffffff<>+0(SB), Y5
+	MOVQ         BX, R8
+
+extreme:
+	VMOVUPS   (AX), Y6
+	VANDPS    Y6, Y5, Y7
+	VCMPPS    $0x11, Y7, Y4, Y8
+	VBLENDVPS Y8, Y6, Y3, Y3
+	VMAXPS    Y7, Y4, Y4
+	ADDQ      $0x00000020, AX
+	DECQ      R8
+	JNZ       extreme
+	IMUL3Q    $0x00000020, BX, R8
+	SUBQ      R8, AX
+	VXORPS    Y5, Y5, Y5
+	MOVQ      BX, R8
+
+products:
+	VMOVUPS      (CX), Y6
+	VADDPS       Y6, Y5, Y5
+	VMULPS       (AX), Y6, Y6
+	VMOVUPS      Y6, (DX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, DX
+	DECQ         R8
+	JNZ          products
+	IMUL3Q       $0x00000020, BX, R8
+	SUBQ         R8, AX
+	SUBQ         R8, CX
+	SUBQ         R8, DX
+	MOVQ         result+24(FP), R8
+	VMOVUPS      Y5, 32(R8)
+	VXORPS       Y5, Y5, Y5
+	VBROADCASTSS (SI), Y6
+	VDIVPS       Y3, Y6, Y6
+	ADDQ         $0x00000004, SI
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
+	MOVQ         BX, R9
+
+first:
+	VMULPS    (AX), Y6, Y9
+	VADDPS    Y0, Y9, Y9
+	VPMAXSD   Y1, Y9, Y9
+	VPMINSD   Y2, Y9, Y9
+	VSUBPS    Y0, Y9, Y9
+	VMULPS    (DX), Y9, Y10
+	VADDPS    Y10, Y7, Y7
+	VMULPS    (CX), Y9, Y10
+	VMULPS    Y9, Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	DECQ      R9
+	JNZ       first
+	IMUL3Q    $0x00000020, BX, R9
+	SUBQ      R9, AX
+	SUBQ      R9, CX
+	SUBQ      R9, DX
+	VXORPS    Y9, Y9, Y9
+	VCMPPS    $0x04, Y5, Y8, Y10
+	VDIVPS    Y8, Y7, Y8
+	VBLENDVPS Y10, Y8, Y9, Y9
+	VMULPS    Y7, Y9, Y7
+	DECQ      DI
+	TESTQ     DI, DI
+	JZ        trialsdone
+
+trials:
+	VBROADCASTSS (SI), Y8
+	VDIVPS       Y3, Y8, Y8
+	ADDQ         $0x00000004, SI
+	VXORPS       Y10, Y10, Y10
+	VXORPS       Y11, Y11, Y11
+	MOVQ         BX, R9
+
+fit:
+	VMULPS    (AX), Y8, Y12
+	VADDPS    Y0, Y12, Y12
+	VPMAXSD   Y1, Y12, Y12
+	VPMINSD   Y2, Y12, Y12
+	VSUBPS    Y0, Y12, Y12
+	VMULPS    (DX), Y12, Y13
+	VADDPS    Y13, Y10, Y10
+	VMULPS    (CX), Y12, Y13
+	VMULPS    Y12, Y13, Y13
+	VADDPS    Y13, Y11, Y11
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	DECQ      R9
+	JNZ       fit
+	IMUL3Q    $0x00000020, BX, R9
+	SUBQ      R9, AX
+	SUBQ      R9, CX
+	SUBQ      R9, DX
+	VCMPPS    $0x11, Y11, Y5, Y12
+	VMULPS    Y11, Y7, Y13
+	VMULPS    Y10, Y10, Y14
+	VCMPPS    $0x11, Y14, Y13, Y13
+	VANDPS    Y12, Y13, Y12
+	VBLENDVPS Y12, Y8, Y6, Y6
+	VDIVPS    Y11, Y10, Y8
+	VBLENDVPS Y12, Y8, Y9, Y9
+	VMULPS    Y10, Y9, Y8
+	VBLENDVPS Y12, Y8, Y7, Y7
+	DECQ      DI
+	JNZ       trials
+
+trialsdone:
+	VXORPS       Y3, Y3, Y3
+	VBROADCASTSS word26901d7d<>+0(SB), Y5
+	VCMPPS       $0x11, Y5, Y4, Y5
+	VBLENDVPS    Y5, Y3, Y9, Y9
+	VMOVUPS      Y9, (R8)
+	MOVQ         BX, CX
+
+codes:
+	VMULPS       (AX), Y6, Y3
+	VADDPS       Y0, Y3, Y3
+	VPMAXSD      Y1, Y3, Y3
+	VPMINSD      Y2, Y3, Y3
+	VSUBPS       Y0, Y3, Y3
+	VMOVUPS      Y0, Y5
+	VSUBPS       Y1, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VXORPS       Y5, Y5, Y5
+	VBROADCASTSS word26901d7d<>+0(SB), Y7
+	VCMPPS       $0x11, Y7, Y4, Y7
+	VBLENDVPS    Y7, Y5, Y3, Y3
+	VMOVUPS      Y3, (DX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, DX
+	DECQ         CX
+	JNZ          codes
+	IMUL3Q       $0x00000020, BX, CX
+	SUBQ         CX, AX
+	SUBQ         CX, DX
+	VZEROUPPER
+	RET
+
+DATA word26901d7d<>+0(SB)/4, $0x26901d7d
+GLOBL word26901d7d<>(SB), RODATA|NOPTR, $4
+
+// func descendAVX2(x *float32, l *float32, result *float32, n int, passes int, least float32, most float32, numerator float32)
+// Requires: AVX, AVX2
+TEXT ·descendAVX2(SB), NOSPLIT, $192-52
+	MOVQ         x+0(FP), AX
+	MOVQ         l+8(FP), CX
+	MOVQ         n+24(FP), DX
+	MOVQ         passes+32(FP), BX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VBROADCASTSS word7fffffff<>+0(SB), Y2
+	MOVQ         DX, SI
+
+extreme:
+	VMOVUPS      (AX), Y3
+	VANDPS       Y3, Y2, Y4
+	VCMPPS       $0x11, Y4, Y1, Y5
+	VBLENDVPS    Y5, Y3, Y0, Y0
+	VMAXPS       Y4, Y1, Y1
+	ADDQ         $0x00000020, AX
+	DECQ         SI
+	JNZ          extreme
+	IMUL3Q       $0x00000020, DX, SI
+	SUBQ         SI, AX
+	VMOVUPS      Y1, (SP)
+	VBROADCASTSS least+40(FP), Y1
+	VBROADCASTSS most+44(FP), Y2
+	VBROADCASTSS word4b400000<>+0(SB), Y3
+	VBROADCASTSS word007fffff<>+0(SB), Y4
+	VBROADCASTSS word4b000000<>+0(SB), Y5
+	VMOVUPS      Y3, 32(SP)
+	VMOVUPS      Y4, 64(SP)
+	VMOVUPS      Y5, 96(SP)
+	VMOVUPS      Y1, 128(SP)
+	VMOVUPS      Y2, 160(SP)
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VBROADCASTSS numerator+48(FP), Y3
+	VDIVPS       Y0, Y3, Y0
+	MOVQ         DX, SI
+
+start:
+	VMOVUPS (AX), Y3
+	VMULPS  Y3, Y0, Y4
+	VADDPS  32(SP), Y4, Y4
+	VPMAXSD 128(SP), Y4, Y4
+	VPMINSD 160(SP), Y4, Y4
+	VSUBPS  32(SP), Y4, Y4
+	VMOVUPS Y4, (CX)
+	VMULPS  Y3, Y3, Y5
+	VMULPS  Y3, Y5, Y3
+	VMULPS  Y4, Y5, Y5
+	VMULPS  Y4, Y3, Y3
+	VMULPS  Y4, Y5, Y5
+	VADDPS  Y3, Y1, Y1
+	VADDPS  Y5, Y2, Y2
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    SI
+	JNZ     start
+	IMUL3Q  $0x00000020, DX, SI
+	SUBQ    SI, AX
+	SUBQ    SI, CX
+	VXORPS  Y0, Y0, Y0
+
+passes:
+	XORQ SI, SI
+	MOVQ DX, DI
+
+pass:
+	VMOVUPS   (AX), Y3
+	VMOVUPS   (CX), Y4
+	VMULPS    Y3, Y3, Y5
+	VMULPS    Y3, Y5, Y6
+	VMULPS    Y4, Y5, Y5
+	VMULPS    Y4, Y6, Y6
+	VMULPS    Y4, Y5, Y5
+	VSUBPS    Y6, Y1, Y6
+	VSUBPS    Y5, Y2, Y5
+	VMULPS    Y5, Y3, Y7
+	VDIVPS    Y6, Y7, Y7
+	VADDPS    32(SP), Y7, Y7
+	VPAND     64(SP), Y7, Y7
+	VPOR      96(SP), Y7, Y7
+	VPMAXSD   128(SP), Y7, Y7
+	VPMINSD   160(SP), Y7, Y7
+	VSUBPS    32(SP), Y7, Y7
+	VCMPPS    $0x11, Y6, Y0, Y8
+	VCMPPS    $0x04, Y4, Y7, Y9
+	VANDPS    Y8, Y9, Y8
+	VMULPS    Y3, Y3, Y9
+	VMULPS    Y3, Y9, Y3
+	VMULPS    Y7, Y9, Y9
+	VMULPS    Y7, Y3, Y3
+	VMULPS    Y7, Y9, Y9
+	VADDPS    Y3, Y6, Y6
+	VADDPS    Y9, Y5, Y5
+	VCMPPS    $0x11, Y5, Y0, Y3
+	VANDPS    Y8, Y3, Y8
+	VMULPS    Y1, Y1, Y3
+	VMULPS    Y6, Y6, Y9
+	VMULPS    Y5, Y3, Y3
+	VMULPS    Y2, Y9, Y9
+	VCMPPS    $0x11, Y9, Y3, Y3
+	VANDPS    Y8, Y3, Y8
+	VBLENDVPS Y8, Y7, Y4, Y4
+	VMOVUPS   Y4, (CX)
+	VBLENDVPS Y8, Y6, Y1, Y1
+	VBLENDVPS Y8, Y5, Y2, Y2
+	VMOVMSKPS Y8, R8
+	ORL       R8, SI
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000020, CX
+	DECQ      DI
+	JNZ       pass
+	IMUL3Q    $0x00000020, DX, DI
+	SUBQ      DI, AX
+	SUBQ      DI, CX
+	TESTQ     SI, SI
+	JZ        done
+	DECQ      BX
+	JNZ       passes
+
+done:
+	VXORPS       Y3, Y3, Y3
+	VCMPPS       $0x11, Y2, Y0, Y0
+	VDIVPS       Y2, Y1, Y1
+	VBLENDVPS    Y0, Y1, Y3, Y3
+	VMOVUPS      (SP), Y1
+	VXORPS       Y0, Y0, Y0
+	VBROADCASTSS word26901d7d<>+0(SB), Y2
+	VCMPPS       $0x11, Y2, Y1, Y2
+	VBLENDVPS    Y2, Y0, Y3, Y3
+	MOVQ         result+16(FP), AX
+	VMOVUPS      Y3, (AX)
+	MOVQ         DX, AX
+
+codes:
+	VMOVUPS      (CX), Y0
+	VMOVUPS      32(SP), Y2
+	VSUBPS       128(SP), Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VXORPS       Y2, Y2, Y2
+	VBROADCASTSS word26901d7d<>+0(SB), Y3
+	VCMPPS       $0x11, Y3, Y1, Y3
+	VBLENDVPS    Y3, Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	ADDQ         $0x00000020, CX
+	DECQ         AX
+	JNZ          codes
+	IMUL3Q       $0x00000020, DX, AX
+	SUBQ         AX, CX
+	VZEROUPPER
+	RET
+
 // func requantizeAVX2(codes *byte, x *float32, scales *float32, lows *float32, subs int, n int, least float32, most float32)
 // Requires: AVX, AVX2
 TEXT ·requantizeAVX2(SB), NOSPLIT, $0-56
@@ -762,6 +1098,28 @@ TEXT ·magnitudesAVX512(SB), NOSPLIT, $0-24
 loop:
 	VANDPS  (CX), Z0, Z1
 	VMOVUPS Z1, (AX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    DX
+	JNZ     loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func squaresAVX512(w *float32, x *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·squaresAVX512(SB), NOSPLIT, $0-24
+	MOVQ  w+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    loopdone
+
+loop:
+	VMOVUPS (CX), Z0
+	VMULPS  Z0, Z0, Z0
+	VMOVUPS Z0, (AX)
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    DX
@@ -1278,6 +1636,311 @@ loop:
 	JNZ        loop
 
 loopdone:
+	VZEROUPPER
+	RET
+
+// func symmetricAVX512(x *float32, w *float32, l *float32, result *float32, numerators *float32, n int, trials int, least float32, most float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·symmetricAVX512(SB), NOSPLIT, $0-64
+	MOVQ         x+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         l+16(FP), DX
+	MOVQ         n+40(FP), BX
+	MOVQ         numerators+32(FP), SI
+	MOVQ         trials+48(FP), DI
+	VBROADCASTSS word4b400000<>+0(SB), Z0
+	VBROADCASTSS least+56(FP), Z1
+	VBROADCASTSS most+60(FP), Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VBROADCASTSS word7fffffff<>+0(SB), Z5
+	MOVQ         BX, R8
+
+extreme:
+	VMOVUPS   (AX), Z6
+	VANDPS    Z6, Z5, Z7
+	VCMPPS    $0x11, Z7, Z4, K1
+	VBLENDMPS Z6, Z3, K1, Z3
+	VMAXPS    Z7, Z4, Z4
+	ADDQ      $0x00000040, AX
+	DECQ      R8
+	JNZ       extreme
+	IMUL3Q    $0x00000040, BX, R8
+	SUBQ      R8, AX
+	VXORPS    Z5, Z5, Z5
+	MOVQ      BX, R8
+
+products:
+	VMOVUPS      (CX), Z6
+	VADDPS       Z6, Z5, Z5
+	VMULPS       (AX), Z6, Z6
+	VMOVUPS      Z6, (DX)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, DX
+	DECQ         R8
+	JNZ          products
+	IMUL3Q       $0x00000040, BX, R8
+	SUBQ         R8, AX
+	SUBQ         R8, CX
+	SUBQ         R8, DX
+	MOVQ         result+24(FP), R8
+	VMOVUPS      Z5, 64(R8)
+	VXORPS       Z5, Z5, Z5
+	VBROADCASTSS (SI), Z6
+	VDIVPS       Z3, Z6, Z6
+	ADDQ         $0x00000004, SI
+	VXORPS       Z7, Z7, Z7
+	VXORPS       Z8, Z8, Z8
+	MOVQ         BX, R9
+
+first:
+	VMULPS    (AX), Z6, Z9
+	VADDPS    Z0, Z9, Z9
+	VPMAXSD   Z1, Z9, Z9
+	VPMINSD   Z2, Z9, Z9
+	VSUBPS    Z0, Z9, Z9
+	VMULPS    (DX), Z9, Z10
+	VADDPS    Z10, Z7, Z7
+	VMULPS    (CX), Z9, Z10
+	VMULPS    Z9, Z10, Z10
+	VADDPS    Z10, Z8, Z8
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000040, DX
+	DECQ      R9
+	JNZ       first
+	IMUL3Q    $0x00000040, BX, R9
+	SUBQ      R9, AX
+	SUBQ      R9, CX
+	SUBQ      R9, DX
+	VXORPS    Z9, Z9, Z9
+	VCMPPS    $0x04, Z5, Z8, K1
+	VDIVPS    Z8, Z7, Z8
+	VBLENDMPS Z8, Z9, K1, Z9
+	VMULPS    Z7, Z9, Z7
+	DECQ      DI
+	TESTQ     DI, DI
+	JZ        trialsdone
+
+trials:
+	VBROADCASTSS (SI), Z8
+	VDIVPS       Z3, Z8, Z8
+	ADDQ         $0x00000004, SI
+	VXORPS       Z10, Z10, Z10
+	VXORPS       Z11, Z11, Z11
+	MOVQ         BX, R9
+
+fit:
+	VMULPS    (AX), Z8, Z12
+	VADDPS    Z0, Z12, Z12
+	VPMAXSD   Z1, Z12, Z12
+	VPMINSD   Z2, Z12, Z12
+	VSUBPS    Z0, Z12, Z12
+	VMULPS    (DX), Z12, Z13
+	VADDPS    Z13, Z10, Z10
+	VMULPS    (CX), Z12, Z13
+	VMULPS    Z12, Z13, Z13
+	VADDPS    Z13, Z11, Z11
+	ADDQ      $0x00000040, AX
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000040, DX
+	DECQ      R9
+	JNZ       fit
+	IMUL3Q    $0x00000040, BX, R9
+	SUBQ      R9, AX
+	SUBQ      R9, CX
+	SUBQ      R9, DX
+	VCMPPS    $0x11, Z11, Z5, K1
+	VMULPS    Z11, Z7, Z12
+	VMULPS    Z10, Z10, Z13
+	VCMPPS    $0x11, Z13, Z12, K2
+	KANDW     K1, K2, K1
+	VBLENDMPS Z8, Z6, K1, Z6
+	VDIVPS    Z11, Z10, Z8
+	VBLENDMPS Z8, Z9, K1, Z9
+	VMULPS    Z10, Z9, Z8
+	VBLENDMPS Z8, Z7, K1, Z7
+	DECQ      DI
+	JNZ       trials
+
+trialsdone:
+	VXORPS       Z3, Z3, Z3
+	VBROADCASTSS word26901d7d<>+0(SB), Z5
+	VCMPPS       $0x11, Z5, Z4, K1
+	VBLENDMPS    Z3, Z9, K1, Z9
+	VMOVUPS      Z9, (R8)
+	MOVQ         BX, CX
+
+codes:
+	VMULPS       (AX), Z6, Z3
+	VADDPS       Z0, Z3, Z3
+	VPMAXSD      Z1, Z3, Z3
+	VPMINSD      Z2, Z3, Z3
+	VSUBPS       Z0, Z3, Z3
+	VMOVUPS      Z0, Z5
+	VSUBPS       Z1, Z5, Z5
+	VADDPS       Z5, Z3, Z3
+	VXORPS       Z5, Z5, Z5
+	VBROADCASTSS word26901d7d<>+0(SB), Z7
+	VCMPPS       $0x11, Z7, Z4, K1
+	VBLENDMPS    Z5, Z3, K1, Z3
+	VMOVUPS      Z3, (DX)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, DX
+	DECQ         CX
+	JNZ          codes
+	IMUL3Q       $0x00000040, BX, CX
+	SUBQ         CX, AX
+	SUBQ         CX, DX
+	VZEROUPPER
+	RET
+
+// func descendAVX512(x *float32, l *float32, result *float32, n int, passes int, least float32, most float32, numerator float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·descendAVX512(SB), NOSPLIT, $64-52
+	MOVQ         x+0(FP), AX
+	MOVQ         l+8(FP), CX
+	MOVQ         n+24(FP), DX
+	MOVQ         passes+32(FP), BX
+	VXORPS       Z0, Z0, Z0
+	VXORPS       Z1, Z1, Z1
+	VBROADCASTSS word7fffffff<>+0(SB), Z2
+	MOVQ         DX, SI
+
+extreme:
+	VMOVUPS      (AX), Z3
+	VANDPS       Z3, Z2, Z4
+	VCMPPS       $0x11, Z4, Z1, K1
+	VBLENDMPS    Z3, Z0, K1, Z0
+	VMAXPS       Z4, Z1, Z1
+	ADDQ         $0x00000040, AX
+	DECQ         SI
+	JNZ          extreme
+	IMUL3Q       $0x00000040, DX, SI
+	SUBQ         SI, AX
+	VMOVUPS      Z1, (SP)
+	VBROADCASTSS least+40(FP), Z2
+	VBROADCASTSS most+44(FP), Z1
+	VBROADCASTSS word4b400000<>+0(SB), Z3
+	VBROADCASTSS word007fffff<>+0(SB), Z4
+	VBROADCASTSS word4b000000<>+0(SB), Z5
+	VXORPS       Z6, Z6, Z6
+	VXORPS       Z7, Z7, Z7
+	VBROADCASTSS numerator+48(FP), Z8
+	VDIVPS       Z0, Z8, Z0
+	MOVQ         DX, SI
+
+start:
+	VMOVUPS (AX), Z8
+	VMULPS  Z8, Z0, Z9
+	VADDPS  Z3, Z9, Z9
+	VPMAXSD Z2, Z9, Z9
+	VPMINSD Z1, Z9, Z9
+	VSUBPS  Z3, Z9, Z9
+	VMOVUPS Z9, (CX)
+	VMULPS  Z8, Z8, Z10
+	VMULPS  Z8, Z10, Z8
+	VMULPS  Z9, Z10, Z10
+	VMULPS  Z9, Z8, Z8
+	VMULPS  Z9, Z10, Z10
+	VADDPS  Z8, Z6, Z6
+	VADDPS  Z10, Z7, Z7
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    SI
+	JNZ     start
+	IMUL3Q  $0x00000040, DX, SI
+	SUBQ    SI, AX
+	SUBQ    SI, CX
+	VXORPS  Z0, Z0, Z0
+
+passes:
+	XORQ SI, SI
+	MOVQ DX, DI
+
+pass:
+	VMOVUPS    (AX), Z8
+	VMOVUPS    (CX), Z9
+	VMULPS     Z8, Z8, Z10
+	VMULPS     Z8, Z10, Z11
+	VMULPS     Z9, Z10, Z10
+	VMULPS     Z9, Z11, Z11
+	VMULPS     Z9, Z10, Z10
+	VSUBPS     Z11, Z6, Z11
+	VSUBPS     Z10, Z7, Z10
+	VMULPS     Z10, Z8, Z12
+	VDIVPS     Z11, Z12, Z12
+	VADDPS     Z3, Z12, Z12
+	VPTERNLOGD $0xea, Z5, Z4, Z12
+	VPMAXSD    Z2, Z12, Z12
+	VPMINSD    Z1, Z12, Z12
+	VSUBPS     Z3, Z12, Z12
+	VCMPPS     $0x11, Z11, Z0, K1
+	VCMPPS     $0x04, Z9, Z12, K2
+	KANDW      K1, K2, K1
+	VMULPS     Z8, Z8, Z13
+	VMULPS     Z8, Z13, Z8
+	VMULPS     Z12, Z13, Z13
+	VMULPS     Z12, Z8, Z8
+	VMULPS     Z12, Z13, Z13
+	VADDPS     Z8, Z11, Z11
+	VADDPS     Z13, Z10, Z10
+	VCMPPS     $0x11, Z10, Z0, K2
+	KANDW      K1, K2, K1
+	VMULPS     Z6, Z6, Z8
+	VMULPS     Z11, Z11, Z13
+	VMULPS     Z10, Z8, Z8
+	VMULPS     Z7, Z13, Z13
+	VCMPPS     $0x11, Z13, Z8, K2
+	KANDW      K1, K2, K1
+	VBLENDMPS  Z12, Z9, K1, Z9
+	VMOVUPS    Z9, (CX)
+	VBLENDMPS  Z11, Z6, K1, Z6
+	VBLENDMPS  Z10, Z7, K1, Z7
+	KMOVW      K1, R8
+	ORL        R8, SI
+	ADDQ       $0x00000040, AX
+	ADDQ       $0x00000040, CX
+	DECQ       DI
+	JNZ        pass
+	IMUL3Q     $0x00000040, DX, DI
+	SUBQ       DI, AX
+	SUBQ       DI, CX
+	TESTQ      SI, SI
+	JZ         done
+	DECQ       BX
+	JNZ        passes
+
+done:
+	VXORPS       Z4, Z4, Z4
+	VCMPPS       $0x11, Z7, Z0, K1
+	VDIVPS       Z7, Z6, Z0
+	VBLENDMPS    Z0, Z4, K1, Z4
+	VMOVUPS      (SP), Z1
+	VXORPS       Z0, Z0, Z0
+	VBROADCASTSS word26901d7d<>+0(SB), Z5
+	VCMPPS       $0x11, Z5, Z1, K1
+	VBLENDMPS    Z0, Z4, K1, Z4
+	MOVQ         result+16(FP), AX
+	VMOVUPS      Z4, (AX)
+	MOVQ         DX, AX
+
+codes:
+	VMOVUPS      (CX), Z0
+	VMOVUPS      Z3, Z4
+	VSUBPS       Z2, Z4, Z4
+	VADDPS       Z4, Z0, Z0
+	VXORPS       Z4, Z4, Z4
+	VBROADCASTSS word26901d7d<>+0(SB), Z5
+	VCMPPS       $0x11, Z5, Z1, K1
+	VBLENDMPS    Z4, Z0, K1, Z0
+	VMOVUPS      Z0, (CX)
+	ADDQ         $0x00000040, CX
+	DECQ         AX
+	JNZ          codes
+	IMUL3Q       $0x00000040, DX, AX
+	SUBQ         AX, CX
 	VZEROUPPER
 	RET
 

@@ -41,21 +41,24 @@ func quantizeQ5_0(dst []byte, src, importance []float32) {
 
 // quantizeSymmetric rounds blocks of 32 values to codes in [0, 2*half): with
 // importance by search, without by mapping the extreme value to code 0.
-func quantizeSymmetric(dst []byte, src, importance []float32, symmetric symmetricCodes, size int, pack func([]byte, *[32]uint8)) {
-	var codes [32]uint8
-	var w [32]float32
-	var sigma2 float32
+func quantizeSymmetric(dst []byte, src, importance []float32, symmetric *symmetricCodes, size int, pack func([]byte, *[32]uint8)) {
 	if importance != nil {
-		sigma2 = float32(sumSquares(src) / float32(len(src)))
+		search := &search32{
+			lanes: func(b *batch) { b.symmetric(symmetric) },
+			portable: func(codes []uint8, x, w []float32) (scale, minimum float32) {
+				return symmetric.scale(codes, x, w), 0
+			},
+		}
+		search.row(src, importance, func(i int, scale, _ float32, codes *[32]uint8) {
+			block := dst[i*size:][:size]
+			putHalf(block, scale)
+			pack(block, codes)
+		})
+		return
 	}
+	var codes [32]uint8
 	for b := 0; b*32 < len(src); b++ {
 		x, block := src[b*32:][:32], dst[b*size:][:size]
-		if importance != nil {
-			weigh(w[:], x, importance[b*32:][:32], sigma2)
-			putHalf(block, symmetric.scale(codes[:], x, w[:]))
-			pack(block, &codes)
-			continue
-		}
 		top, _ := extreme(x)
 		half := symmetric.half
 		d := top / float32(-half)
@@ -65,6 +68,40 @@ func quantizeSymmetric(dst []byte, src, importance []float32, symmetric symmetri
 			codes[i] = uint8(min(2*half-1, int32(truncate(float32(v*inverse)+middle))))
 		}
 		pack(block, &codes)
+	}
+}
+
+// search32 is a search of blocks of 32 values by importance.
+type search32 struct {
+	lanes    func(b *batch)
+	portable func(codes []uint8, x, w []float32) (scale, minimum float32)
+}
+
+// row searches the blocks of a row and gives what it finds to put.
+func (s *search32) row(src, importance []float32, put func(i int, scale, minimum float32, codes *[32]uint8)) {
+	sigma2 := float32(sumSquares(src) / float32(len(src)))
+	var codes [32]uint8
+	if native == nil {
+		var w [32]float32
+		for i := 0; i*32 < len(src); i++ {
+			x := src[i*32:][:32]
+			weigh(w[:], x, importance[i*32:][:32], sigma2)
+			scale, minimum := s.portable(codes[:], x, w[:])
+			put(i, scale, minimum, &codes)
+		}
+		return
+	}
+	b := newBatch(32)
+	defer b.free()
+	for at := 0; at < len(src); at += batchSubs * 32 {
+		end := min(at+batchSubs*32, len(src))
+		b.load(&b.x, src[at:end])
+		b.weighAll(importance[at:end], sigma2)
+		s.lanes(b)
+		for j := range (end - at) / 32 {
+			b.codes(codes[:], j)
+			put(at/32+j, b.scales[j], b.mins[j], &codes)
+		}
 	}
 }
 
@@ -94,24 +131,21 @@ func quantizeQ5_1(dst []byte, src, importance []float32) {
 // quantizeAffine rounds blocks of 32 values to codes in [0, top] above a
 // minimum: with importance by search, without by mapping the range of the
 // values.
-func quantizeAffine(dst []byte, src, importance []float32, search *affineSearch, size int, pack func([]byte, *[32]uint8)) {
-	var codes [32]uint8
-	var w [32]float32
-	top := search.top
-	var sigma2 float32
+func quantizeAffine(dst []byte, src, importance []float32, affine *affineSearch, size int, pack func([]byte, *[32]uint8)) {
 	if importance != nil {
-		sigma2 = float32(sumSquares(src) / float32(len(src)))
+		search := &search32{lanes: func(b *batch) { b.affine(affine) }, portable: affine.scaleAndMin}
+		search.row(src, importance, func(i int, scale, minimum float32, codes *[32]uint8) {
+			block := dst[i*size:][:size]
+			putHalf(block, scale)
+			putHalf(block[2:], -minimum)
+			pack(block, codes)
+		})
+		return
 	}
+	var codes [32]uint8
+	top := affine.top
 	for b := 0; b*32 < len(src); b++ {
 		x, block := src[b*32:][:32], dst[b*size:][:size]
-		if importance != nil {
-			weigh(w[:], x, importance[b*32:][:32], sigma2)
-			d, m := search.scaleAndMin(codes[:], x, w[:])
-			putHalf(block, d)
-			putHalf(block[2:], -m)
-			pack(block, &codes)
-			continue
-		}
 		low, high := limits(x)
 		d := (high - low) / float32(top)
 		putHalf(block, d)

@@ -2,35 +2,43 @@ package blocks
 
 // symmetricCodes are codes in [0, 2*half) that stand for (code-half)*scale.
 type symmetricCodes struct {
-	half   int32
-	levels *levels // code-half
+	half       int32
+	levels     *levels                 // code-half
+	numerators [symmetricTries]float32 // the inverse scales to try, times the extreme value
 }
 
-func newSymmetric(half int32) symmetricCodes {
-	return symmetricCodes{half, newLevels(-half, half-1)}
+// symmetricTries is how many inverse scales are tried around -half/extreme.
+const symmetricTries = 19
+
+func newSymmetric(half int32) *symmetricCodes {
+	s := &symmetricCodes{half: half, levels: newLevels(-half, half-1)}
+	steps := [symmetricTries]int32{0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+	for i, step := range steps {
+		s.numerators[i] = -(float32(half) + float32(0.1*float32(step)))
+	}
+	return s
 }
 
 // symmetric3 to symmetric6 are the codes of 3 to 6 bits.
 var symmetric3, symmetric4, symmetric5, symmetric6 = newSymmetric(4), newSymmetric(8), newSymmetric(16), newSymmetric(32)
 
-// scale finds a scale, sets codes, and returns the scale. It tries 19 inverse
-// scales around -half/extreme.
-func (s symmetricCodes) scale(codes []uint8, x, w []float32) float32 {
+// scale finds a scale, sets codes, and returns the scale.
+func (s *symmetricCodes) scale(codes []uint8, x, w []float32) float32 {
 	top, magnitude := extreme(x)
 	if magnitude < tiny {
 		clear(codes)
 		return 0
 	}
 	wx := products(w, x)
-	kept := float32(-s.half) / top
+	kept := s.numerators[0] / top
 	first, _ := s.fit(x, w, &wx, kept, kept)
 	var scale float32
 	if first.ll != 0 {
 		scale = first.lx / first.ll
 	}
 	best := scale * first.lx
-	for step := int32(-9); step < 9; step += 2 {
-		inverses := [2]float32{s.trial(step, top), s.trial(step+1, top)}
+	for try := 1; try < symmetricTries; try += 2 {
+		inverses := [2]float32{s.numerators[try] / top, s.numerators[try+1] / top}
 		f0, f1 := s.fit(x, w, &wx, inverses[0], inverses[1])
 		for i, f := range [2]fit{f0, f1} {
 			if f.beats(best) {
@@ -45,19 +53,10 @@ func (s symmetricCodes) scale(codes []uint8, x, w []float32) float32 {
 	return scale
 }
 
-// trial returns the inverse scale of a step in [-9, 9): they leave out the one
-// in the middle, which is tried first.
-func (s symmetricCodes) trial(step int32, top float32) float32 {
-	if step >= 0 {
-		step++
-	}
-	return -(float32(s.half) + float32(0.1*float32(step))) / top
-}
-
 // fit returns the fits for the codes that two inverse scales give. Two at a
 // time, because each sum waits for its last addition. The inverse scales take
 // no value further than half+1.
-func (s symmetricCodes) fit(x, w []float32, wx *[maxSubBlock]float32, inverse0, inverse1 float32) (a, b fit) {
+func (s *symmetricCodes) fit(x, w []float32, wx *[maxSubBlock]float32, inverse0, inverse1 float32) (a, b fit) {
 	w, products, levels := w[:len(x)], wx[:len(x)], s.levels
 	for i, v := range x {
 		a = a.with(products[i], w[i], levels.of(inverse0*v))
@@ -66,9 +65,12 @@ func (s symmetricCodes) fit(x, w []float32, wx *[maxSubBlock]float32, inverse0, 
 	return a, b
 }
 
+// descentPasses is how often all codes are looked at, at most.
+const descentPasses = 5
+
 // descend finds a scale like scale, with weights x², by changing one code at a
-// time while that lowers the error, in five passes at most.
-func (s symmetricCodes) descend(codes []uint8, x []float32) float32 {
+// time while that lowers the error.
+func (s *symmetricCodes) descend(codes []uint8, x []float32) float32 {
 	half := s.half
 	top, magnitude := extreme(x)
 	if magnitude < tiny {
@@ -83,7 +85,7 @@ func (s symmetricCodes) descend(codes []uint8, x []float32) float32 {
 		l[i] = float32(clamp(nearest(inverse*v), -half, half-1))
 		f = f.with(float32(w[i]*v), w[i], l[i])
 	}
-	for range 5 {
+	for range descentPasses {
 		changed := false
 		for i, v := range x {
 			wx := float32(w[i] * v)
@@ -127,7 +129,7 @@ func positiveScale(codes []uint8, x, w []float32, top int32) float32 {
 		codes[i] = uint8(l)
 		f = f.with(float32(w[i]*v), w[i], float32(l))
 	}
-	for range 5 {
+	for range descentPasses {
 		changed := false
 		for i, v := range x {
 			wx := float32(w[i] * v)

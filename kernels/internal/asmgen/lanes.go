@@ -80,7 +80,7 @@ const magic = 12582912
 // rounder rounds numbers to integers and clamps them, as nearest and clamp of
 // package blocks do, also for numbers that are too large for nearest.
 type rounder struct {
-	magic, field, exponent, least, most reg.VecVirtual
+	magic, field, exponent, least, most operand.Op
 }
 
 // rounder takes the limits, to each of which magic has been added: as bits,
@@ -112,10 +112,23 @@ func (g *gen) clamped(r *rounder, v reg.VecVirtual) {
 	g.VPMINSD(r.most, v, v)
 }
 
+// inMemory moves the constants to memory where there are few registers.
+func (g *gen) inMemory(r *rounder) *rounder {
+	if !g.wide() {
+		for _, op := range []*operand.Op{&r.magic, &r.field, &r.exponent, &r.least, &r.most} {
+			local := g.AllocLocal(g.bytes())
+			g.VMOVUPS(*op, local)
+			*op = local
+		}
+	}
+	return r
+}
+
 // searches writes the searches for scales.
 func (g *gen) searches() {
 	g.transpose()
 	g.magnitudes()
+	g.squares()
 	g.spread()
 	g.weigh()
 	for _, absolute := range []bool{false, true} {
@@ -123,6 +136,8 @@ func (g *gen) searches() {
 		g.affineTrial(absolute)
 	}
 	g.affineCodes()
+	g.symmetric()
+	g.descend()
 	g.requantize()
 }
 
@@ -154,6 +169,18 @@ func (g *gen) magnitudes() {
 	mask := g.bits(0x7fffffff)
 	g.count("loop", n, func() {
 		g.VMOVUPS(g.binary(g.VANDPS, mask, g.at(x, 0)), g.at(w, 0))
+		g.next(w, x)
+	})
+	g.end()
+}
+
+func (g *gen) squares() {
+	g.begin("squares", "func(w, x *float32, n int)", "sets w to x*x, n vectors.")
+	w, x, n := g.arg("w"), g.arg("x"), g.arg("n")
+	g.count("loop", n, func() {
+		v := g.load(g.at(x, 0))
+		g.VMULPS(v, v, v)
+		g.VMOVUPS(v, g.at(w, 0))
 		g.next(w, x)
 	})
 	g.end()
