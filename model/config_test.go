@@ -78,7 +78,7 @@ func configs() map[string]settings {
 		"qwen3moe":            smallConfig("Qwen3MoeForCausalLM").with(settings{"num_local_experts": 9, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": true}),
 		"qwen3moe, window":    smallConfig("Qwen3MoeForCausalLM").with(settings{"use_sliding_window": true, "sliding_window": 16, "norm_topk_prob": true}),
 		"qwen2moe":            smallConfig("Qwen2MoeForCausalLM").with(settings{"num_experts": 9, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}),
-		"olmoe":               smallConfig("OlmoeForCausalLM").with(settings{"num_experts": 9, "num_experts_per_tok": 9}),
+		"olmoe":               smallConfig("OlmoeForCausalLM").with(settings{"num_experts": 9, "num_experts_per_tok": 9, "num_key_value_heads": 6}),
 		"gemma3, no window":   gemma.with(settings{"sliding_window": nil}),
 	}
 }

@@ -20,8 +20,17 @@ func (c *Config) checkGGUF() error {
 	if own := f.activation(); c.Activation != own {
 		return refuse("the activation %s", activationName(c.Activation))
 	}
-	if err := c.Experts.checkGGUF(f); err != nil {
-		return refuse("%w", err)
+	if m := f.Mixture; m != nil {
+		switch {
+		case c.Experts.Count < 2:
+			return refuse("a mixture of %d expert", c.Experts.Count)
+		case c.Experts.Normed != m.GGUFNormed:
+			return refuse("norm_topk_prob %v", c.Experts.Normed)
+		case m.WideQKNorm && c.KVHeads != c.Heads:
+			return refuse("%d key and value heads for %d query heads", c.KVHeads, c.Heads)
+		case m.WideQKNorm && c.Tied:
+			return refuse("a head that is tied to the embedding")
+		}
 	}
 	if want := c.ggufAttnScale(); math.Abs(c.AttnScale-want) > 1e-6*want {
 		return refuse("an attention scale of 1/sqrt(%.4g)", 1/(c.AttnScale*c.AttnScale))

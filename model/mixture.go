@@ -1,7 +1,6 @@
 package model
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -285,16 +284,4 @@ func (w *Weights) stack(name string) (roles []Role, block int, ok bool) {
 		}
 	}
 	return nil, 0, false
-}
-
-// checkGGUF refuses what llama.cpp would run otherwise.
-func (e *Experts) checkGGUF(f *Family) error {
-	switch m := f.Mixture; {
-	case m == nil:
-	case e.Count < 2:
-		return fmt.Errorf("a mixture of %d expert", e.Count)
-	case e.Normed != m.GGUFNormed:
-		return fmt.Errorf("norm_topk_prob %v", e.Normed)
-	}
-	return nil
 }

@@ -67,7 +67,7 @@ func mixtures() []*reference {
 			},
 		},
 		{
-			name: "olmoe", heads: 6, kvHeads: 2, headDim: 2, act: silu, qkNorm: true, turn: plain(1e4, 2), moe: &olmoe,
+			name: "olmoe", heads: 3, kvHeads: 3, headDim: 4, act: silu, qkNorm: true, turn: plain(1e4, 4), moe: &olmoe,
 			config: map[string]any{"architectures": []string{"OlmoeForCausalLM"}, "num_experts": 6, "num_experts_per_tok": 3},
 		},
 	}

@@ -96,6 +96,9 @@ func (w *Weights) index(tensors []raw.Tensor) {
 		if ok && id.Role == Head && w.Config.Tied && !storesEmbed {
 			id = embed // of two tensors that share memory, some writers keep the head's name
 		}
+		if id.Role == SharedGate && len(t.Shape) == 1 {
+			t.Shape = []int{1, t.Shape[0]} // as GGUF has it
+		}
 		if !ok || !needed[id] {
 			w.Extra = append(w.Extra, t.Name)
 			continue

@@ -84,6 +84,7 @@ type mixModel struct {
 	large      bool // one of the 80-block models with shared heads
 	tied       bool // no head of its own
 	importance bool // an importance matrix was gathered
+	eight      bool // a mixture of 8 experts, beside which attention is small
 }
 
 func newMixModel(c *model.Config, tied, importance bool) mixModel {
@@ -94,11 +95,12 @@ func newMixModel(c *model.Config, tied, importance bool) mixModel {
 		large:      c.Blocks == 80 && (gguf == "qwen2" || gguf == "llama" && c.Heads != c.KVHeads),
 		tied:       tied,
 		importance: importance,
+		eight:      c.Experts.Count == 8,
 	}
 }
 
 // typeOf returns the type of a matrix before its rows are looked at: the rules
-// of llama.cpp's quantizer for models without experts (llama-quant.cpp).
+// of llama.cpp's quantizer (llama-quant.cpp).
 func (m Mix) typeOf(id model.ID, cols int, a mixModel) dtype.Type {
 	if m.Default.IsFloat() {
 		return m.Default
@@ -115,8 +117,14 @@ func (m Mix) typeOf(id model.ID, cols int, a mixModel) dtype.Type {
 		}
 		return m.Default
 	}
-	if m.Name == "MXFP4_MOE" { // 4 bits are for experts
+	if m.Name == "MXFP4_MOE" && id.Expert == model.NoExpert { // 4 bits are for experts
 		return dtype.Q8_0
+	}
+	switch id.Role {
+	case model.V, model.K:
+		if a.eight {
+			return dtype.Q8_0
+		}
 	}
 	switch id.Role {
 	case model.V:
@@ -124,6 +132,9 @@ func (m Mix) typeOf(id model.ID, cols int, a mixModel) dtype.Type {
 	case model.Down:
 		return m.downType(id.Block, a)
 	case model.O:
+		if a.eight {
+			return m.smallOutput()
+		}
 		switch m.Name {
 		case "Q2_K":
 			return dtype.Q3_K
@@ -132,6 +143,15 @@ func (m Mix) typeOf(id model.ID, cols int, a mixModel) dtype.Type {
 		case "Q3_K_L":
 			return dtype.Q5_K
 		}
+	}
+	return m.Default
+}
+
+// smallOutput is the type of attention's output projection beside 8 experts.
+func (m Mix) smallOutput() dtype.Type {
+	switch m.Name {
+	case "Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M":
+		return dtype.Q5_K
 	}
 	return m.Default
 }

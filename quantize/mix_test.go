@@ -42,7 +42,8 @@ func TestMixes(t *testing.T) {
 }
 
 // newMixCase makes the model of a line: architecture, blocks, heads,
-// key/value heads, hidden, ffn, and whether there is a head.
+// key/value heads, hidden, ffn, whether there is a head, and the number of
+// experts if there are any.
 func newMixCase(t *testing.T, name string, fields []string) mixCase {
 	t.Helper()
 	var numbers [5]int
@@ -57,6 +58,21 @@ func newMixCase(t *testing.T, name string, fields []string) mixCase {
 		Family: familyNamed(t, fields[0]),
 		Blocks: numbers[0], Heads: numbers[1], KVHeads: numbers[2], Hidden: numbers[3], FFN: numbers[4],
 		HeadDim: numbers[3] / numbers[1], Vocab: 64, Tied: fields[6] == "tied",
+	}
+	if len(fields) > 7 {
+		n, err := strconv.Atoi(fields[7])
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Experts = model.Experts{Count: n, Used: 2, Width: c.FFN}
+		for _, f := range model.Families {
+			if f.GGUF == fields[0] && f.Mixture != nil {
+				c.Family = f
+			}
+		}
+		if c.Family.Mixture.Shared {
+			c.Experts.Shared = c.FFN
+		}
 	}
 	return mixCase{c, configTensors(&c), strings.HasSuffix(name, "+imatrix")}
 }
@@ -111,11 +127,19 @@ func compareMix(t *testing.T, c mixCase, fields []string) int {
 	compared := 0
 	for _, role := range strings.Split(fields[2], ",") {
 		for _, e := range plan.Entries {
-			if e.ID.Role.String() != role {
+			own := e.ID.Role.String()
+			if e.ID.Expert != model.NoExpert {
+				own = "experts." + own
+			}
+			if own != role {
 				continue
 			}
 			block := max(e.ID.Block, 0)
-			if got := e.To.Type.String(); !strings.EqualFold(got, want[block]) {
+			got := e.To.Type.String()
+			if e.Kept() { // a router, which GGUF has in F32
+				got = "f32"
+			}
+			if !strings.EqualFold(got, want[block]) {
 				t.Errorf("%s %s: %s gets %s, llama.cpp gives %s", fields[0], mix.Name, e.ID, got, want[block])
 			}
 			compared++

@@ -167,7 +167,9 @@ func (p *Plan) quantization(w *model.Weights, t Target) *hfquant.Config {
 	first := groups[0].scheme
 	switch t {
 	case GPTQ:
-		return hfquant.NewGPTQ(first.Bits, max(first.GroupSize, 0), first.Symmetric, p.shuffled)
+		c := hfquant.NewGPTQ(first.Bits, max(first.GroupSize, 0), first.Symmetric, p.shuffled)
+		c.Ignore = p.routers(w)
+		return c
 	case AWQ:
 		return hfquant.NewAWQ(max(first.GroupSize, 0), ignored)
 	}
@@ -181,6 +183,19 @@ func (p *Plan) quantization(w *model.Weights, t Target) *hfquant.Config {
 		schemes = append(schemes, s)
 	}
 	return hfquant.NewCompressed(schemes, ignored, first.ScaleType)
+}
+
+// routers are patterns for the linears that choose experts, for formats that
+// take every linear for quantized.
+func (p *Plan) routers(w *model.Weights) []string {
+	var patterns []string
+	for i := range p.Entries {
+		if id := p.Entries[i].ID; id.Role.IsRouter() && id.Block == 0 {
+			_, name, _ := strings.Cut(export.Stem(w, formats.HuggingFace, id), ".layers.0.")
+			patterns = append(patterns, `re:.*\.`+strings.ReplaceAll(name, ".", `\.`)+"$")
+		}
+	}
+	return patterns
 }
 
 // schemeGroup is the linears that have one scheme.

@@ -83,6 +83,8 @@ type inspection struct {
 	HeadDim       int  `json:"head_dim"`
 	Tied          bool `json:"tied_embeddings"`
 
+	Mixture *mixtureInfo `json:"mixture,omitempty"`
+
 	Tokenizer   string `json:"tokenizer,omitempty"`
 	TensorCount int    `json:"tensor_count"`
 
@@ -92,6 +94,15 @@ type inspection struct {
 	Unused  []string     `json:"unused,omitempty"` // tensors that the model does not use
 
 	Sparsity []sparsityInfo `json:"sparsity,omitempty"` // with --sparsity
+}
+
+// mixtureInfo is what the blocks of a mixture of experts are made of.
+type mixtureInfo struct {
+	Experts          int   `json:"experts"`      // of each block
+	Used             int   `json:"experts_used"` // by each token
+	FeedForward      int   `json:"expert_feed_forward"`
+	Shared           int   `json:"shared_expert_feed_forward,omitempty"` // of the expert that every token goes through
+	ActiveParameters int64 `json:"active_parameters"`
 }
 
 // typeCount is what is stored in one number format.
@@ -116,6 +127,7 @@ type tensorInfo struct {
 	Name      string `json:"name"`
 	Role      string `json:"role,omitempty"`
 	Block     *int   `json:"block,omitempty"`
+	Expert    *int   `json:"expert,omitempty"` // absent where a tensor holds all of a block
 	Type      string `json:"type"`
 	Shape     []int  `json:"shape"`
 	SizeBytes int64  `json:"size_bytes"`
@@ -134,6 +146,9 @@ func inspect(path string, c *formats.Checkpoint, w *model.Weights, tensors bool)
 	if c.Kind == formats.GGUF {
 		info.Format = "gguf"
 	}
+	if x := cfg.Experts; x.Count > 0 {
+		info.Mixture = &mixtureInfo{x.Count, x.Used, x.Width, x.Shared, cfg.ActiveParameters()}
+	}
 	info.countTypes(c)
 	owners := info.countRoles(w)
 	if !tensors {
@@ -145,6 +160,9 @@ func inspect(path string, c *formats.Checkpoint, w *model.Weights, tensors bool)
 			ti.Role = id.Role.String()
 			if id.Block >= 0 {
 				ti.Block = &id.Block
+			}
+			if e := id.Expert.Index(); e >= 0 && len(t.Shape) == 2 {
+				ti.Expert = &e
 			}
 		}
 		info.Tensors = append(info.Tensors, ti)
@@ -170,13 +188,14 @@ func (info *inspection) countTypes(c *formats.Checkpoint) {
 // tensor belongs to.
 func (info *inspection) countRoles(w *model.Weights) map[string]model.ID {
 	owners := map[string]model.ID{}
-	at := map[model.Role]int{}
+	at := map[string]int{}
 	for _, id := range w.Config.IDs() {
-		i, ok := at[id.Role]
+		role := roleName(id)
+		i, ok := at[role]
 		if !ok {
 			i = len(info.Roles)
-			at[id.Role] = i
-			info.Roles = append(info.Roles, roleCount{Role: id.Role.String(), Shape: w.Config.Shape(id)})
+			at[role] = i
+			info.Roles = append(info.Roles, roleCount{Role: role, Shape: w.Config.Shape(id)})
 		}
 		r := &info.Roles[i]
 		parameters := int64(1)
@@ -187,8 +206,10 @@ func (info *inspection) countRoles(w *model.Weights) map[string]model.ID {
 		parts := w.Stored(id)
 		for _, name := range sortedKeys(parts) {
 			t := parts[name]
-			owners[t.Name] = id
-			r.Tensors++
+			if _, stack := owners[t.Name]; !stack {
+				owners[t.Name] = id
+				r.Tensors++
+			}
 			r.SizeBytes += int64(len(t.Data))
 			if !slices.Contains(strings.Split(r.Types, "+"), t.Type.String()) {
 				r.Types = strings.TrimPrefix(r.Types+"+"+t.Type.String(), "+")
@@ -265,6 +286,9 @@ func (info *inspection) print(ui *ui) error {
 		class = " (" + info.Class + ")"
 	}
 	line("architecture", "%s%s, %d blocks, hidden %d, feed-forward %d", info.Architecture, class, info.Blocks, info.Hidden, info.FeedForward)
+	if x := info.Mixture; x != nil {
+		line("mixture", "%d experts of %d, %d used%s", x.Experts, x.FeedForward, x.Used, sharedString(x.Shared))
+	}
 	line("attention", "%d heads of %d, %d for keys and values%s", info.Heads, info.HeadDim, info.KVHeads, windowString(info.SlidingWindow))
 	line("context", "%d tokens", info.Context)
 	tied := "head of its own"
@@ -277,7 +301,11 @@ func (info *inspection) print(ui *ui) error {
 	} else {
 		line("tokenizer", "%s", info.Tokenizer)
 	}
-	line("parameters", "%s", countString(info.Parameters))
+	active := ""
+	if info.Mixture != nil {
+		active = fmt.Sprintf(", %s active", countString(info.Mixture.ActiveParameters))
+	}
+	line("parameters", "%s%s", countString(info.Parameters), active)
 	line("storage", "%s, %s, %s, %.2f bits a weight", info.Format, info.Scheme, bytesString(info.SizeBytes), info.BitsPerWeight)
 	var types []string
 	for _, t := range info.Types {
@@ -302,12 +330,30 @@ func (info *inspection) printTensors(ui *ui) error {
 	var rows [][]string
 	for _, t := range info.Tensors {
 		role := t.Role
+		if t.Expert != nil {
+			role = fmt.Sprintf("expert %d %s", *t.Expert, role)
+		}
 		if t.Block != nil {
 			role = fmt.Sprintf("block %d %s", *t.Block, role)
 		}
 		rows = append(rows, []string{t.Name, role, t.Type, shapeString(t.Shape), bytesString(t.SizeBytes)})
 	}
 	return ui.table([]string{"tensor", "role", "type", "shape", "size"}, rows, 0, 1, 2)
+}
+
+// roleName tells the linears of experts from those that all tokens go through.
+func roleName(id model.ID) string {
+	if id.Expert != model.NoExpert {
+		return "experts " + id.Role.String()
+	}
+	return id.Role.String()
+}
+
+func sharedString(width int) string {
+	if width == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", one of %d for every token", width)
 }
 
 func windowString(n int) string {

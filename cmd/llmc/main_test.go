@@ -40,17 +40,20 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// makeTinyModel is "tinymodel DIR [LAYERS]": a Hugging Face folder with random
-// weights.
+// makeTinyModel is "tinymodel DIR [LAYERS [FAMILY]]": a Hugging Face folder with
+// random weights.
 func makeTinyModel(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: tinymodel DIR [LAYERS]")
+	if neg || len(args) < 1 || len(args) > 3 {
+		ts.Fatalf("usage: tinymodel DIR [LAYERS [FAMILY]]")
 	}
 	var spec tinymodel.Spec
 	if len(args) > 1 {
 		var err error
 		spec.Layers, err = strconv.Atoi(args[1])
 		ts.Check(err)
+	}
+	if len(args) > 2 {
+		spec.Family = args[2]
 	}
 	ts.Check(tinymodel.Write(ts.MkAbs(args[0]), spec))
 }

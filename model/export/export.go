@@ -54,7 +54,8 @@ type Export struct {
 	spec    Spec
 	from    *formats.Checkpoint
 	weights *model.Weights
-	layout  [][]raw.Tensor // by item: the tensors that hold it, without data
+	layout  [][]raw.Tensor // by item: the tensors that hold it, without data; none for one that is in a stack
+	stacks  map[int]int    // GGUF: by the item of a first expert, how many items its tensor holds
 	extra   []raw.Tensor   // tensors that the model does not use, copied within a kind
 
 	meta  *gguf.Metadata    // GGUF
@@ -71,6 +72,9 @@ func New(c *formats.Checkpoint, w *model.Weights, spec Spec) (*Export, error) {
 			return nil, err
 		}
 		e.layout = append(e.layout, parts)
+	}
+	if err := e.stackExperts(); err != nil {
+		return nil, err
 	}
 	if err := e.takeExtra(); err != nil {
 		return nil, err
@@ -89,7 +93,7 @@ func New(c *formats.Checkpoint, w *model.Weights, spec Spec) (*Export, error) {
 
 // Tensors lists what the output will hold, without data, in its order.
 func (e *Export) Tensors() []raw.Tensor {
-	return append(slices.Concat(e.layout...), e.extra...)
+	return append(slices.Concat(e.layout...), e.extra...) // experts of a stack have none of their own
 }
 
 // Bytes is the size of the output's tensors.
@@ -137,6 +141,9 @@ func (e *Export) parts(it *Item) ([]raw.Tensor, error) {
 		if it.ID.Bias {
 			name = stem + ".bias"
 		}
+		if it.ID.Role == model.SharedGate && e.spec.Kind == formats.GGUF {
+			shape = shape[1:] // llama.cpp's has one dimension
+		}
 		return []raw.Tensor{{Name: name, Type: it.Type, Shape: shape}}, nil
 	}
 	if e.spec.Quantization == nil || e.spec.Kind != formats.HuggingFace {
@@ -156,7 +163,7 @@ func (e *Export) parts(it *Item) ([]raw.Tensor, error) {
 // within a kind the source's own name, which may have a prefix. "" means that
 // the kind does not hold the tensor.
 func Stem(w *model.Weights, kind formats.Kind, id model.ID) string {
-	if kind == w.Kind {
+	if kind == w.Kind && (kind != formats.GGUF || id.Expert == model.NoExpert) {
 		for part, t := range w.Stored(id) {
 			return t.Name[:len(t.Name)-len(part)-1]
 		}
@@ -209,6 +216,8 @@ func Plain(w *model.Weights, kind formats.Kind, to dtype.Type) ([]Item, error) {
 		switch {
 		case id.Role == model.RopeFreqs:
 			it.Type = dtype.F32
+		case id.Role.IsRouter() && (kind == formats.GGUF || to == dtype.Invalid):
+			it.Type, err = routerType(w, id, kind, main)
 		case id.Bias || !id.Role.IsMatrix():
 			it.Type, err = vectorType(w, id, kind, to, main)
 		case to == dtype.Invalid:
@@ -236,11 +245,31 @@ func ids(w *model.Weights, kind formats.Kind) []model.ID {
 	return list
 }
 
+// routerType is the type of a router: what it was within a kind, F32 in GGUF, as
+// llama.cpp's converter has it, and in Hugging Face main where that is exact.
+func routerType(w *model.Weights, id model.ID, kind formats.Kind, main dtype.Type) (dtype.Type, error) {
+	kept := keptType(w, id, kind)
+	if kind == w.Kind || kind == formats.GGUF || !main.IsFloat() {
+		if kind != w.Kind {
+			kept = dtype.F32
+		}
+		return kept, nil
+	}
+	m, err := w.Matrix(id)
+	if err != nil {
+		return dtype.Invalid, err
+	}
+	if exact(kernels.Float32s(m), main) {
+		return main, nil
+	}
+	return kept, nil
+}
+
 // keptType is the type of a matrix in an output that keeps types.
 func keptType(w *model.Weights, id model.ID, kind formats.Kind) dtype.Type {
 	t, ok := w.Stored(id)["weight"]
 	switch {
-	case !ok:
+	case !ok, id.Role.IsRouter() && w.Replaced(id): // scaled, and not to be rounded
 	case t.Type == dtype.F32 || t.Type == dtype.F16 || t.Type == dtype.BF16:
 		return t.Type
 	case t.Type.IsBlock() && kind == formats.GGUF && w.Kind == formats.GGUF:
@@ -254,7 +283,7 @@ func CommonType(w *model.Weights, kind formats.Kind) dtype.Type {
 	elements := map[dtype.Type]int{}
 	best := dtype.F32
 	for _, id := range w.Config.IDs() {
-		if id.Bias || !id.Role.IsMatrix() {
+		if id.Bias || !id.Role.IsMatrix() || id.Role.IsRouter() {
 			continue
 		}
 		shape, t := w.Config.Shape(id), keptType(w, id, kind)
@@ -306,7 +335,7 @@ func FileType(items []Item) uint32 {
 	counts := map[dtype.Type]int{}
 	best := dtype.F32
 	for _, it := range items {
-		if it.ID.Bias || !it.ID.Role.IsMatrix() {
+		if it.ID.Bias || !it.ID.Role.IsMatrix() || it.ID.Role.IsRouter() {
 			continue
 		}
 		counts[it.Type]++

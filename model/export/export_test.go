@@ -46,6 +46,14 @@ func tinyConfig(t *testing.T, family string) model.Config {
 		c.Rope = model.Rope{Type: model.RopeLlama3, Theta: 10000, Dims: 16, Factor: 8, OriginalContext: 8192, LowFreq: 1, HighFreq: 4}
 	case "qwen2":
 		c.QKVBias = true
+	case "mixtral":
+		c.Experts = model.Experts{Count: 3, Used: 2, Width: 96, Normed: true}
+	case "qwen3moe":
+		c.Experts = model.Experts{Count: 5, Used: 2, Width: 40, Normed: true}
+	case "qwen2moe":
+		c.QKVBias, c.Experts = true, model.Experts{Count: 3, Used: 2, Width: 40, Shared: 56}
+	case "olmoe":
+		c.KVHeads, c.Experts = 4, model.Experts{Count: 3, Used: 2, Width: 96}
 	case "gemma3":
 		c.Activation, c.Tied = kernels.GELUTanh, true
 		c.Window, c.Windowed = 32, []bool{true, true, false}
@@ -154,9 +162,6 @@ func fromMemory(t *testing.T, files map[string][]byte) *formats.Checkpoint {
 // so is the configuration.
 func TestRoundTrip(t *testing.T) {
 	for _, f := range model.Families {
-		if f.Mixture != nil {
-			continue
-		}
 		for _, typ := range []dtype.Type{dtype.BF16, dtype.F16, dtype.F32} {
 			t.Run(f.Name+"/"+typ.String(), func(t *testing.T) {
 				cfg := tinyConfig(t, f.Name)

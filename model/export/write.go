@@ -34,11 +34,20 @@ func (e *Export) Write(ctx context.Context, path string, force bool, source Sour
 	}
 	defer out.Abort()
 	w := &writer{Export: e, ctx: ctx, out: out, source: source, progress: progress, total: e.Bytes()}
-	for i := range e.spec.Items {
-		if err := w.item(i); err != nil {
+	for i := 0; i < len(e.spec.Items); {
+		n, err := 1, error(nil)
+		if experts := e.stacks[i]; experts > 0 {
+			n, err = experts, w.stack(i, experts)
+		} else {
+			err = w.item(i)
+		}
+		if err != nil {
 			return err
 		}
-		e.weights.Release(e.spec.Items[i].ID)
+		for range n {
+			e.weights.Release(e.spec.Items[i].ID)
+			i++
+		}
 	}
 	for _, t := range e.extra {
 		if err := w.bytes(t, t.Data); err != nil {
@@ -109,6 +118,28 @@ func (w *writer) item(i int) error {
 	return err
 }
 
+// stack writes the experts of items first to first+n-1 as one tensor.
+func (w *writer) stack(first, n int) error {
+	t := w.layout[first][0]
+	return w.stream(t, func(out io.Writer) error {
+		for i := first; i < first+n; i++ {
+			it := &w.spec.Items[i]
+			m, err := w.source(w.ctx, it.ID)
+			if err == nil {
+				err = w.numbers(out, m, it.Type)
+			}
+			if err != nil && w.ctx.Err() == nil {
+				return fmt.Errorf("%s, expert %d: %w", t.Name, it.ID.Expert.Index(), err)
+			}
+			if err != nil {
+				return err
+			}
+			w.weights.Release(it.ID)
+		}
+		return nil
+	})
+}
+
 // vector writes a vector; one that does not change, byte for byte.
 func (w *writer) vector(it *Item, t raw.Tensor) error {
 	stored, err := storedVector(w.weights, it.ID)
@@ -128,12 +159,19 @@ func (w *writer) vector(it *Item, t raw.Tensor) error {
 
 // matrix writes a matrix as a scalar or block type.
 func (w *writer) matrix(m kernels.Matrix, to dtype.Type, t raw.Tensor) error {
+	return w.stream(t, func(out io.Writer) error { return w.numbers(out, m, to) })
+}
+
+// numbers writes the numbers of a matrix as a scalar type, or the blocks that it
+// has.
+func (w *writer) numbers(out io.Writer, m kernels.Matrix, to dtype.Type) error {
 	if d, ok := m.(*kernels.Dense); ok && d.Type == to {
-		return w.bytes(t, d.Data)
+		_, err := out.Write(d.Data)
+		return err
 	}
 	switch to {
 	case dtype.F32, dtype.F16, dtype.BF16:
-		return w.stream(t, func(out io.Writer) error { return convert(w.ctx, out, m, to, w.spec.Threads) })
+		return convert(w.ctx, out, m, to, w.spec.Threads)
 	}
 	return fmt.Errorf("the matrix to be written as %s is stored otherwise", to)
 }

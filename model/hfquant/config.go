@@ -300,6 +300,9 @@ type gptqJSON struct {
 	TrueSequential bool   `json:"true_sequential"`
 	Damp           any    `json:"damp_percent,omitempty"`
 	Marlin         bool   `json:"is_marlin_format,omitempty"` // for one engine's kernels, in its own order
+	// Dynamic has other settings for modules by pattern; "-:" before one leaves
+	// what it matches alone, as GPTQModel and vLLM read it.
+	Dynamic map[string]map[string]any `json:"dynamic,omitempty"`
 }
 
 func parseGPTQ(data []byte) (*Config, error) {
@@ -324,6 +327,12 @@ func parseGPTQ(data []byte) (*Config, error) {
 	}
 	c := NewGPTQ(in.Bits, max(in.GroupSize, 0), in.Sym == nil || *in.Sym, in.DescAct)
 	c.Format = in.Format
+	for key := range in.Dynamic {
+		if pattern, ok := strings.CutPrefix(key, "-:"); ok {
+			c.Ignore = append(c.Ignore, "re:"+pattern)
+		}
+	}
+	sort.Strings(c.Ignore)
 	return c, nil
 }
 
@@ -360,9 +369,13 @@ func (c *Config) JSON() ([]byte, error) {
 	switch c.Method {
 	case GPTQ:
 		s := c.Schemes[0]
+		dynamic := map[string]map[string]any{}
+		for _, ignored := range c.Ignore {
+			dynamic["-:"+strings.TrimPrefix(ignored, "re:")] = map[string]any{}
+		}
 		return json.Marshal(gptqJSON{
 			Bits: s.Bits, GroupSize: orMinusOne(s.GroupSize), DescAct: c.DescAct, Sym: &s.Symmetric,
-			Method: GPTQ, Format: c.Format, TrueSequential: true, Damp: 0.01,
+			Method: GPTQ, Format: c.Format, TrueSequential: true, Damp: 0.01, Dynamic: dynamic,
 		})
 	case AWQ:
 		return json.Marshal(awqJSON{

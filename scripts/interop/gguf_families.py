@@ -20,7 +20,7 @@ from common import ROOT, Checks, llamacpp, llmc, workdir
 TOLERANCE = 1e-4
 GELU_TOLERANCE = 5e-3  # llama.cpp looks GELU, Gemma's activation, up in a table of float16
 # What llama.cpp does not do, so that nothing in a GGUF file could ask for it.
-NOT_IN_GGUF = ("mistral: window", "qwen2: window 8", "qwen2: window by", "qwen3: window", "llama: rope yarn, not truncated")
+NOT_IN_GGUF = ("mistral: window", "mixtral: all of 4, window", "qwen3_moe: window", "qwen2: window 8", "qwen2: window by", "qwen3: window", "llama: rope yarn, not truncated")
 # What it does otherwise: it reads beta_fast for few architectures only, and
 # rounds activations to the type of 16-bit weights.
 NOT_IN_LLAMACPP = ("llama: rope yarn, beta", "llama: stored as")

@@ -96,9 +96,9 @@ FAMILIES = [
                                    shared_expert_intermediate_size=40, norm_topk_prob=True),
     }),
     (OlmoeConfig, OlmoeForCausalLM, {
-        "plain": dict(num_experts=12),
-        "as many key heads, biases": dict(num_experts=5, num_experts_per_tok=2, num_key_value_heads=4,
-                                          attention_bias=True, norm_topk_prob=True),
+        "plain": dict(num_experts=12, num_key_value_heads=4),
+        "fewer key heads, biases": dict(num_experts=5, num_experts_per_tok=2, attention_bias=True,
+                                        norm_topk_prob=True),
     }),
     (Gemma3TextConfig, Gemma3ForCausalLM, {
         "layer types": dict(head_dim=32, sliding_window=8, layer_types=LAYERS, query_pre_attn_scalar=32),
