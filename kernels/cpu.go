@@ -22,6 +22,7 @@ type engine struct {
 	jobs      jobs
 	packed    []float32 // the activations of a matrix product, see gemm.go
 	packedB   []float32 // the second matrix of an update, see update.go
+	sums      []float32 // of parts of rows, see gradient.go
 	compute   Compute
 	quantized quantized  // the activations of an integer product
 	split     splitTiles // see attention_split.go
@@ -36,6 +37,8 @@ type scratch struct {
 	tile  []float32 // a tile that does not fit the result
 	bytes []byte    // a row of codes
 	attn  attentionTile
+
+	gradient gradientTiles
 }
 
 // jobs are the tasks, kept so that running one allocates nothing.
@@ -141,7 +144,7 @@ func (c *CPU) Free(t *Tensor) {
 // Trim gives back the memory that is kept for reuse: freed tensors and what
 // operations work with. The next operations take it again.
 func (c *CPU) Trim() {
-	c.free, c.packed, c.packedB = nil, nil, nil
+	c.free, c.packed, c.packedB, c.sums = nil, nil, nil, nil
 	c.quantized, c.split = quantized{}, splitTiles{}
 	clear(c.scratch)
 }

@@ -128,7 +128,7 @@ func NewOutline(dev kernels.Device, w *Weights) (*Model, error) {
 	if m.norm, err = m.vector(w, ID{Role: FinalNorm, Block: -1}); err != nil {
 		return nil, err
 	}
-	if err := m.makeRopes(w); err != nil {
+	if m.ropes, err = w.Ropes(); err != nil {
 		return nil, err
 	}
 	m.batch = min(max(maxLogits/m.cfg.Vocab, 32), 512)
@@ -138,30 +138,30 @@ func NewOutline(dev kernels.Device, w *Weights) (*Model, error) {
 // maxLogits bounds the logits of one batch: 128 MiB of float32.
 const maxLogits = 1 << 25
 
-// makeRopes prepares each block's rotation.
-func (m *Model) makeRopes(w *Weights) error {
-	interleaved := w.Interleaved()
+// Ropes returns each block's rotation; blocks that rotate alike share one.
+func (w *Weights) Ropes() ([]*kernels.Rope, error) {
 	var factors []float32
 	if id := (ID{Role: RopeFreqs, Block: -1}); len(w.stored[id]) > 0 {
 		var err error
 		if factors, err = w.Vector(id); err != nil {
-			return err
+			return nil, err
 		}
 		for i, f := range factors {
 			if !(f > 0) {
-				return fault.Invalid("the tensor %s holds %v at %d, allowed is more than 0", w.Config.Family.TensorName(w.Kind, id), f, i)
+				return nil, fault.Invalid("the tensor %s holds %v at %d, allowed is more than 0", w.Config.Family.TensorName(w.Kind, id), f, i)
 			}
 		}
 	}
 	shared := map[Rope]*kernels.Rope{}
-	for i := range m.blocks {
-		r := m.cfg.RopeOf(i)
+	var ropes []*kernels.Rope
+	for i := range w.Config.Blocks {
+		r := w.Config.RopeOf(i)
 		if shared[r] == nil {
-			shared[r] = r.kernel(interleaved, factors)
+			shared[r] = r.kernel(w.Interleaved(), factors)
 		}
-		m.ropes = append(m.ropes, shared[r])
+		ropes = append(ropes, shared[r])
 	}
-	return nil
+	return ropes, nil
 }
 
 // Interleaved reports whether the rows of q and k stand in the order that
