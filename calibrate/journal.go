@@ -59,7 +59,7 @@ const (
 
 // journalFiles are all names that a journal's folder can hold: its own, those of
 // files that were being written, and of hidden states.
-var journalFiles = regexp.MustCompile(`^(lock|run\.json|writing|block-[0-9]{4,}|\.(run\.json|writing|block-[0-9]{4,})\.llmc-[0-9a-f]{12}|\.llmc-activations-[0-9]+)$`)
+var journalFiles = regexp.MustCompile(`^(lock|run\.json|writing|state|block-[0-9]{4,}|\.(run\.json|writing|state|block-[0-9]{4,})\.llmc-[0-9a-f]{12}|\.llmc-activations-[0-9]+)$`)
 
 // JournalDir is where the journal of an output is: a hidden folder beside it.
 func JournalDir(output string) string {

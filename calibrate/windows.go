@@ -1,6 +1,7 @@
 package calibrate
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ type Sampling struct {
 	Samples int    // windows, at most
 	Context int    // tokens of a window, the BOS included
 	Seed    uint64 // chooses the windows
+	Text    string // what errors call the text; "" is "the calibration text"
 }
 
 func (s Sampling) check() error {
@@ -38,11 +40,12 @@ func Windows(t *tokenizer.Tokenizer, text string, s Sampling) ([][]int32, error)
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	name := cmp.Or(s.Text, "the calibration text")
 	if i := strings.IndexByte(text, 0); i >= 0 {
-		return nil, fault.Invalid("the calibration text is not text: NUL byte at offset %d", i)
+		return nil, fault.Invalid("%s is not text: NUL byte at offset %d", name, i)
 	}
 	if !utf8.ValidString(text) {
-		return nil, fault.Invalid("the calibration text is not UTF-8")
+		return nil, fault.Invalid("%s is not UTF-8", name)
 	}
 	ids := t.Encode(text, false, false)
 	body := s.Context
@@ -53,8 +56,8 @@ func Windows(t *tokenizer.Tokenizer, text string, s Sampling) ([][]int32, error)
 	}
 	count := len(ids) / body
 	if count == 0 {
-		return nil, fault.Hint(fault.Invalid("the calibration text has %d tokens, one sample needs %d", len(ids), body),
-			"use a longer text, or a shorter calibration context")
+		return nil, fault.Hint(fault.Invalid("%s has %d tokens, one sample needs %d", name, len(ids), body),
+			"use a longer text, or a shorter context")
 	}
 	var windows [][]int32
 	for _, i := range choose(count, s) {
@@ -65,7 +68,7 @@ func Windows(t *tokenizer.Tokenizer, text string, s Sampling) ([][]int32, error)
 		windows = append(windows, append(window, ids[i*body:][:body]...))
 	}
 	if repeated(ids) {
-		return nil, fault.Invalid("the calibration text is one token (%d) over and over", ids[0])
+		return nil, fault.Invalid("%s is one token (%d) over and over", name, ids[0])
 	}
 	return windows, nil
 }

@@ -222,6 +222,22 @@ func TestTop(t *testing.T) {
 	}
 }
 
+func TestLog1p(t *testing.T) {
+	for x := 1e-9; x < 1e9; x *= 1.01 {
+		for _, v := range []float64{x, -x, x - 1, 1/x - 1} {
+			if v <= -1 {
+				continue
+			}
+			if got, want := log1p(v), math.Log1p(v); math.Abs(got-want) > 2e-7*math.Abs(want) {
+				t.Fatalf("log1p(%v) is %v, want %v", v, got, want)
+			}
+		}
+	}
+	if !math.IsInf(log1p(-1), -1) || !math.IsNaN(log1p(math.NaN())) {
+		t.Error("log1p of -1 or NaN is wrong")
+	}
+}
+
 // BenchmarkRow is a row of SmolLM2's vocabulary.
 func BenchmarkRow(b *testing.B) {
 	rng := rand.New(rand.NewPCG(3, 3))

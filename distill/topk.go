@@ -101,7 +101,7 @@ func (l *Loss) divergence(logS, logT, grad []float64) float64 {
 				value += q * g
 			}
 		case TV:
-			g = sign(q-p) / 2
+			g = math.Copysign(0.5, q-p)
 			value += math.Abs(q-p) / 2
 		case JS:
 			m := math.Log(l.Beta*p + (1-l.Beta)*q)

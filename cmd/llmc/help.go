@@ -14,12 +14,16 @@ const (
 	topicCalibration = "Calibration"
 	topicJoint       = "Rounding in the same pass"
 	topicStructured  = "Whole parts"
+	topicTraining    = "Training"
+	topicRounding    = "Quantization-aware training"
 	topicMeasuring   = "Measuring"
 	topicGates       = "Gates for CI (exit code 3)"
 	topicOutput      = "Output"
 )
 
-var topics = []string{topicCalibration, topicJoint, topicStructured, topicMeasuring, topicGates, topicOutput}
+var topics = []string{
+	topicCalibration, topicJoint, topicStructured, topicTraining, topicRounding, topicMeasuring, topicGates, topicOutput,
+}
 
 // helpWidth is how wide help is.
 const helpWidth = 100

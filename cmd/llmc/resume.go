@@ -19,19 +19,21 @@ import (
 	"llmc/internal/fault"
 )
 
-// unfinished is a calibrated run whose finished blocks are kept beside its
-// output until all of it is there, so that --resume can go on.
+// unfinished is a run whose finished blocks, or training steps, are kept beside
+// its output until all of it is there, so that --resume can go on.
 type unfinished struct {
 	journal *calibrate.Journal
 	output  string
-	blocks  int // of the model
+	unit    string     // "blocks" or "steps"
+	total   int        // of these
+	done    func() int // how many are kept
 }
 
 // noEffect are the flags that the written model does not depend on, or only by
 // what is compared itself.
 var noEffect = []string{
 	"output", "force", "resume", "dry-run", "report", "tensors", "calibration", "text", "context",
-	"max-memory", "threads", "json", "quiet", "device", "help",
+	"max-memory", "threads", "json", "quiet", "device", "help", "train", "curve", "save-every",
 }
 
 // runInputs is what the result of a calibrated run depends on.
@@ -121,7 +123,7 @@ func beginRun(ctx context.Context, global *globalOptions, in runInputs, out stri
 	if old > 0 && !resume {
 		global.ui.note("beginning again: %d blocks of an unfinished run are dropped", old)
 	}
-	u := &unfinished{journal: journal, output: out, blocks: blocks}
+	u := &unfinished{journal: journal, output: out, unit: "blocks", total: blocks, done: journal.Blocks}
 	if err := raw.Recover(out); err != nil {
 		return nil, u.failed(err)
 	}
@@ -173,14 +175,14 @@ func (u *unfinished) failed(err error) error {
 		return err
 	}
 	defer u.close()
-	n := u.journal.Blocks()
+	n := u.done()
 	if n == 0 || fault.KindOf(err) == fault.InvalidFile { // that input fails again
 		if left := u.journal.Remove(); left != nil {
 			return errors.Join(err, left)
 		}
 		return err
 	}
-	hint := fmt.Sprintf("%d of %d blocks are kept: the same command with --resume goes on from there", n, u.blocks)
+	hint := fmt.Sprintf("%d of %d %s are kept: the same command with --resume goes on from there", n, u.total, u.unit)
 	if other := fault.HintOf(err); other != "" {
 		hint = other + "; " + hint
 	}
@@ -201,4 +203,13 @@ func (u *unfinished) finished(ui *ui) {
 func (u *unfinished) close() {
 	u.journal.Close()
 	u.journal = nil
+}
+
+// dropped ends a run that cannot go on from where it was.
+func (u *unfinished) dropped(err error) error {
+	if u == nil || u.journal == nil {
+		return err
+	}
+	defer u.close()
+	return errors.Join(err, u.journal.Remove())
 }

@@ -87,6 +87,21 @@ func TestKilledAndResumed(t *testing.T) {
 	}
 }
 
+// TestKilledTraining does so with training, whose state is kept after every step.
+func TestKilledTraining(t *testing.T) {
+	model := filepath.Join(t.TempDir(), "model")
+	if err := tinymodel.Write(model, tinymodel.Spec{Hidden: 64, FFN: 64, Layers: 3}); err != nil {
+		t.Fatal(err)
+	}
+	text := filepath.Join(t.TempDir(), "text.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("The kettle sang while rain ran down the panes. ", 20)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"distill", "--teacher", model, "--student-layers", "2", "--train", text, "--context", "32", "--steps", "12",
+		"--batch", "2", "--save-every", "1", "--json", "--resume", "-o", "out"}
+	killAndResume(t, args, 3, rand.New(rand.NewPCG(3, 2)))
+}
+
 // killAndResume kills a run at each of some moments. The one that resumes it may
 // be killed, too.
 func killAndResume(t *testing.T, args []string, moments int, random *rand.Rand) {
@@ -152,7 +167,11 @@ func withoutTimes(t *testing.T, text []byte) []byte {
 	if err := json.Unmarshal(text, &document); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	for _, tensor := range document["tensors"].([]any) {
+	for _, key := range []string{"seconds", "tokens_per_second", "peak_rss_bytes"} {
+		delete(document, key)
+	}
+	tensors, _ := document["tensors"].([]any)
+	for _, tensor := range tensors {
 		delete(tensor.(map[string]any), "seconds")
 	}
 	text, err := json.Marshal(document)

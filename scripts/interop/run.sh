@@ -107,6 +107,7 @@ torch)
 	shared=${LLMC_SHARED:-../shared}
 	if [ -d "$shared" ]; then
 		compare transformers_perplexity.py "$LLMC" "$shared/models/tinystories-656k" "$shared/texts/tinystories-val-a.txt"
+		compare torch_training.py "$LLMC" "$shared/models/tinystories-656k" "$shared/texts/tinystories-train-head.txt"
 	fi
 	;;
 esac
