@@ -69,6 +69,12 @@ func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int)
 //go:noescape
 func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float64) float64
 
+// differenceAVX2 adds to sums, in float64, the sum of x*x and of (x-y)*(x-y), sets the third to
+// the largest |x-y|, if that is larger, and counts zeros.
+//
+//go:noescape
+func differenceAVX2(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
+
 // addAVX512 adds x to dst.
 //
 //go:noescape
@@ -133,3 +139,9 @@ func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int)
 //
 //go:noescape
 func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float64) float64
+
+// differenceAVX512 adds to sums, in float64, the sum of x*x and of (x-y)*(x-y), sets the third to
+// the largest |x-y|, if that is larger, and counts zeros.
+//
+//go:noescape
+func differenceAVX512(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)

@@ -603,6 +603,83 @@ loopdone:
 	VZEROUPPER
 	RET
 
+// func differenceAVX2(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
+// Requires: AVX, FMA3, POPCNT
+TEXT ·differenceAVX2(SB), NOSPLIT, $0-48
+	MOVQ         x+0(FP), AX
+	MOVQ         y+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VBROADCASTSD magnitude64<>+0(SB), Y6
+	XORQ         BX, BX
+	XORQ         SI, SI
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VCVTPS2PD   (AX), Y7
+	VCVTPS2PD   (CX), Y8
+	VSUBPD      Y8, Y7, Y8
+	VFMADD231PD Y7, Y7, Y0
+	VFMADD231PD Y8, Y8, Y2
+	VANDPD      Y6, Y8, Y8
+	VMAXPD      Y8, Y4, Y4
+	VCVTPS2PD   16(AX), Y7
+	VCVTPS2PD   16(CX), Y8
+	VSUBPD      Y8, Y7, Y8
+	VFMADD231PD Y7, Y7, Y1
+	VFMADD231PD Y8, Y8, Y3
+	VANDPD      Y6, Y8, Y8
+	VMAXPD      Y8, Y4, Y4
+	VCMPPS      $0x00, (AX), Y5, Y7
+	VMOVMSKPS   Y7, DI
+	POPCNTL     DI, DI
+	ADDQ        DI, BX
+	VCMPPS      $0x00, (CX), Y5, Y7
+	VMOVMSKPS   Y7, DI
+	POPCNTL     DI, DI
+	ADDQ        DI, SI
+	ADDQ        $0x00000020, AX
+	ADDQ        $0x00000020, CX
+	DECQ        DX
+	JNZ         loop
+
+loopdone:
+	MOVQ         BX, zerosX+32(FP)
+	MOVQ         SI, zerosY+40(FP)
+	MOVQ         sums+24(FP), AX
+	VADDPD       Y0, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPD       X0, X1, X1
+	VUNPCKHPD    X1, X1, X0
+	VADDSD       X0, X1, X1
+	VADDSD       (AX), X1, X1
+	VMOVSD       X1, (AX)
+	VADDPD       Y2, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X0
+	VADDPD       X0, X3, X3
+	VUNPCKHPD    X3, X3, X0
+	VADDSD       X0, X3, X3
+	VADDSD       8(AX), X3, X3
+	VMOVSD       X3, 8(AX)
+	VEXTRACTF128 $0x01, Y4, X0
+	VMAXPD       X0, X4, X4
+	VUNPCKHPD    X4, X4, X0
+	VMAXSD       X0, X4, X4
+	VMAXSD       16(AX), X4, X4
+	VMOVSD       X4, 16(AX)
+	VZEROUPPER
+	RET
+
+DATA magnitude64<>+0(SB)/4, $0xffffffff
+DATA magnitude64<>+4(SB)/4, $0x7fffffff
+GLOBL magnitude64<>(SB), RODATA|NOPTR, $8
+
 // func addAVX512(dst *float32, x *float32, n int)
 // Requires: AVX, AVX512F
 TEXT ·addAVX512(SB), NOSPLIT, $0-24
@@ -1091,5 +1168,84 @@ loopdone:
 	VUNPCKHPD     X3, X3, X0
 	VADDSD        X0, X3, X3
 	MOVSD         X3, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func differenceAVX512(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
+// Requires: AVX, AVX512DQ, AVX512F, POPCNT
+TEXT ·differenceAVX512(SB), NOSPLIT, $0-48
+	MOVQ         x+0(FP), AX
+	MOVQ         y+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VXORPS       Z0, Z0, Z0
+	VXORPS       Z1, Z1, Z1
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z5, Z5, Z5
+	VBROADCASTSD magnitude64<>+0(SB), Z6
+	XORQ         BX, BX
+	XORQ         SI, SI
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VCVTPS2PD   (AX), Z7
+	VCVTPS2PD   (CX), Z8
+	VSUBPD      Z8, Z7, Z8
+	VFMADD231PD Z7, Z7, Z0
+	VFMADD231PD Z8, Z8, Z2
+	VANDPD      Z6, Z8, Z8
+	VMAXPD      Z8, Z4, Z4
+	VCVTPS2PD   32(AX), Z7
+	VCVTPS2PD   32(CX), Z8
+	VSUBPD      Z8, Z7, Z8
+	VFMADD231PD Z7, Z7, Z1
+	VFMADD231PD Z8, Z8, Z3
+	VANDPD      Z6, Z8, Z8
+	VMAXPD      Z8, Z4, Z4
+	VCMPPS      $0x00, (AX), Z5, K1
+	KMOVW       K1, DI
+	POPCNTL     DI, DI
+	ADDQ        DI, BX
+	VCMPPS      $0x00, (CX), Z5, K1
+	KMOVW       K1, DI
+	POPCNTL     DI, DI
+	ADDQ        DI, SI
+	ADDQ        $0x00000040, AX
+	ADDQ        $0x00000040, CX
+	DECQ        DX
+	JNZ         loop
+
+loopdone:
+	MOVQ          BX, zerosX+32(FP)
+	MOVQ          SI, zerosY+40(FP)
+	MOVQ          sums+24(FP), AX
+	VADDPD        Z0, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPD        Y0, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X0
+	VADDPD        X0, X1, X1
+	VUNPCKHPD     X1, X1, X0
+	VADDSD        X0, X1, X1
+	VADDSD        (AX), X1, X1
+	VMOVSD        X1, (AX)
+	VADDPD        Z2, Z3, Z3
+	VEXTRACTF64X4 $0x01, Z3, Y0
+	VADDPD        Y0, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X0
+	VADDPD        X0, X3, X3
+	VUNPCKHPD     X3, X3, X0
+	VADDSD        X0, X3, X3
+	VADDSD        8(AX), X3, X3
+	VMOVSD        X3, 8(AX)
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VMAXPD        Y0, Y4, Y4
+	VEXTRACTF128  $0x01, Y4, X0
+	VMAXPD        X0, X4, X4
+	VUNPCKHPD     X4, X4, X0
+	VMAXSD        X0, X4, X4
+	VMAXSD        16(AX), X4, X4
+	VMOVSD        X4, 16(AX)
 	VZEROUPPER
 	RET

@@ -46,6 +46,8 @@ type ops struct {
 	// divergence returns the sum of exp(p-lse) * (p-q-offset), the differences in
 	// float64.
 	divergence func(p, q []float32, lse float32, offset float64) float64
+	// difference adds the difference of y, at least as long, from x to d.
+	difference func(d *Difference, x, y []float32)
 	// gate sets dst to act(g) * up.
 	gate [numActivations]gateFunc
 	// rotate turns the pairs (lo[j], hi[j]) by the angles of cos and sin.

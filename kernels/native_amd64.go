@@ -179,3 +179,17 @@ func pairRotation(lanes int, kernel func(x, cos, sin *float32, n int)) func(x, c
 		rotatePairsPortable(x[at:], cos[at:], sin[at:])
 	}
 }
+
+func differences(lanes int, kernel func(x, y *float32, n int, sums *float64) (zerosX, zerosY int)) func(d *Difference, x, y []float32) {
+	return func(d *Difference, x, y []float32) {
+		y = y[:len(x)]
+		n := len(x) / lanes
+		if n > 0 {
+			sums := [3]float64{d.Square, d.Error, d.Max}
+			zerosX, zerosY := kernel(&x[0], &y[0], n, &sums[0])
+			d.Square, d.Error, d.Max = sums[0], sums[1], sums[2]
+			d.ZerosX, d.ZerosY = d.ZerosX+zerosX, d.ZerosY+zerosY
+		}
+		differencePortable(d, x[n*lanes:], y[n*lanes:])
+	}
+}

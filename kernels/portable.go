@@ -18,6 +18,7 @@ var portable = ops{
 	expSum:      expSumPortable,
 	sumExp:      sumExpPortable,
 	divergence:  divergencePortable,
+	difference:  differencePortable,
 	gate:        [numActivations]gateFunc{siluPortable, geluTanhPortable, geluPortable, reluPortable},
 	rotate:      rotatePortable,
 	rotatePairs: rotatePairsPortable,

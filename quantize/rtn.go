@@ -141,21 +141,33 @@ func (m RTN) convert(ctx context.Context, w kernels.Matrix, rows, cols int, t dt
 	data := make([]byte, rows*rowBytes)
 	err := eachRow(ctx, m.Threads, rows, cols, func(r int, x []float32, _ []uint8) error {
 		w.Row(x, r)
-		for _, v := range x {
-			if v-v != 0 {
+		dst := data[r*rowBytes:][:rowBytes]
+		if !t.IsBlock() {
+			if !allFinite(x) {
 				return fault.Invalid("row %d %w", r, errNotFinite)
 			}
+			return dtype.Encode(dst, x, t)
 		}
-		dst := data[r*rowBytes:][:rowBytes]
-		if t.IsBlock() {
-			return blocks.Quantize(t, dst, x, cols, importance)
+		err := blocks.Quantize(t, dst, x, cols, importance)
+		if err != nil && !allFinite(x) {
+			return fault.Invalid("row %d %w", r, errNotFinite)
 		}
-		return dtype.Encode(dst, x, t)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return kernels.NewDense(rows, cols, t, data)
+}
+
+// allFinite reports whether no number is infinite or NaN.
+func allFinite(x []float32) bool {
+	for _, v := range x {
+		if v-v != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // newGroups allocates the codes, scales and zero points of a scheme.

@@ -21,48 +21,27 @@ type Stats struct {
 // does not depend on the number of threads.
 func Compare(ctx context.Context, w, q kernels.Matrix, threads int) (Stats, error) {
 	rows, cols := w.Shape()
-	type sums struct {
-		square, error, max float64
-		before, zeros      int
-	}
-	perRow := make([]sums, rows)
+	perRow := make([]kernels.Difference, rows)
 	err := eachRow(ctx, threads, rows, 2*cols, func(r int, x []float32, _ []uint8) error {
 		a, b := x[:cols], x[cols:]
 		w.Row(a, r)
 		q.Row(b, r)
-		var s sums
-		for i, v := range a {
-			d := math.Abs(float64(v) - float64(b[i]))
-			s.square += float64(v) * float64(v)
-			s.error += d * d
-			s.max = max(s.max, d)
-			if v == 0 {
-				s.before++
-			}
-			if b[i] == 0 {
-				s.zeros++
-			}
-		}
-		perRow[r] = s
+		perRow[r].Add(a, b)
 		return nil
 	})
 	if err != nil {
 		return Stats{}, err
 	}
-	var total sums
-	for _, s := range perRow {
-		total.square += s.square
-		total.error += s.error
-		total.max = max(total.max, s.max)
-		total.before += s.before
-		total.zeros += s.zeros
+	var total kernels.Difference
+	for _, d := range perRow {
+		total.Merge(d)
 	}
-	stats := Stats{MaxError: total.max, ZerosBefore: total.before, Zeros: total.zeros}
+	stats := Stats{MaxError: total.Max, ZerosBefore: total.ZerosX, Zeros: total.ZerosY}
 	if n := rows * cols; n > 0 {
-		stats.MSE = total.error / float64(n)
+		stats.MSE = total.Error / float64(n)
 	}
-	if total.square > 0 {
-		stats.RelativeError = math.Sqrt(total.error / total.square)
+	if total.Square > 0 {
+		stats.RelativeError = math.Sqrt(total.Error / total.Square)
 	}
 	return stats, nil
 }

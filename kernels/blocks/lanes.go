@@ -3,6 +3,7 @@ package blocks
 import (
 	"sync"
 
+	"llmc/dtype"
 	"llmc/kernels/internal/level"
 )
 
@@ -30,6 +31,12 @@ type lanes struct {
 	// requantize sets codes to clamp(nearest((x+low)/scale), least, most) - least
 	// for some sub-blocks of n vectors. Magic is added to least and most.
 	requantize func(codes *byte, x, scales, lows *float32, subs, n int, least, most float32)
+
+	// rows round n blocks of 32 values to types whose scales are not searched for.
+	rows map[dtype.Type]func(dst *byte, src *float32, n int)
+	// anyAbove reports whether the bits of the magnitude of a value of n vectors
+	// are above limit.
+	anyAbove func(x *float32, n int, limit uint32) bool
 }
 
 type affinePart = func(x, w, l, state *float32, n int, most, numerator float32)

@@ -2,7 +2,10 @@
 
 package blocks
 
-import "llmc/kernels/internal/level"
+import (
+	"llmc/dtype"
+	"llmc/kernels/internal/level"
+)
 
 // lanesOf returns the lanes of a level, nil for portable Go.
 func lanesOf(name string) *lanes { return byLevel[name] }
@@ -21,6 +24,14 @@ var byLevel = map[string]*lanes{
 		affineTrial: [2]affinePart{affineTrialSquaredAVX2, affineTrialAbsoluteAVX2},
 		affineCodes: affineCodesAVX2,
 		requantize:  requantizeAVX2,
+		anyAbove:    anyAboveAVX2,
+		rows: map[dtype.Type]func(dst *byte, src *float32, n int){
+			dtype.Q8_0: roundQ8_0AVX2,
+			dtype.Q4_0: roundQ4_0AVX2,
+			dtype.Q4_1: roundQ4_1AVX2,
+			dtype.Q5_0: roundQ5_0AVX2,
+			dtype.Q5_1: roundQ5_1AVX2,
+		},
 	},
 	level.AVX512: {
 		n:           16,
@@ -35,5 +46,13 @@ var byLevel = map[string]*lanes{
 		affineTrial: [2]affinePart{affineTrialSquaredAVX512, affineTrialAbsoluteAVX512},
 		affineCodes: affineCodesAVX512,
 		requantize:  requantizeAVX512,
+		anyAbove:    anyAboveAVX512,
+		rows: map[dtype.Type]func(dst *byte, src *float32, n int){
+			dtype.Q8_0: roundQ8_0AVX512,
+			dtype.Q4_0: roundQ4_0AVX512,
+			dtype.Q4_1: roundQ4_1AVX512,
+			dtype.Q5_0: roundQ5_0AVX512,
+			dtype.Q5_1: roundQ5_1AVX512,
+		},
 	},
 }

@@ -60,8 +60,9 @@ func Quantize(t dtype.Type, dst []byte, src []float32, rowLen int, importance []
 			return fmt.Errorf("importance of column %d is %v, allowed are finite numbers from zero", i, w)
 		}
 	}
+	round := rounder(t, importance)
 	for len(src) > 0 {
-		quantizers[t](dst[:rowBytes], src[:rowLen], importance)
+		round(dst[:rowBytes], src[:rowLen], importance)
 		if i := overflown(t, dst[:rowBytes]); i >= 0 {
 			_, magnitude := extreme(src[i*t.BlockSize():][:t.BlockSize()])
 			return fmt.Errorf("a magnitude of %g is too large for the half-precision scales of %s", magnitude, t)
@@ -69,6 +70,16 @@ func Quantize(t dtype.Type, dst []byte, src []float32, rowLen int, importance []
 		dst, src = dst[rowBytes:], src[rowLen:]
 	}
 	return nil
+}
+
+// rounder returns the function that rounds rows: the chosen level's, where it
+// has one for all of the work.
+func rounder(t dtype.Type, importance []float32) func(dst []byte, src, importance []float32) {
+	if native == nil || importance != nil && t != dtype.Q8_0 || native.rows[t] == nil {
+		return quantizers[t]
+	}
+	round := native.rows[t]
+	return func(dst []byte, src, _ []float32) { round(&dst[0], &src[0], len(src)/32) }
 }
 
 // scaleOffsets holds where the half-precision scales of a block are, for the
@@ -128,6 +139,15 @@ func written() string {
 // -1.
 func firstAbove(values []float32, limit float32) int {
 	bits := math.Float32bits(limit)
+	if native != nil {
+		n := len(values) / native.n
+		if n > 0 && !native.anyAbove(&values[0], n, bits) {
+			if i := firstAbove(values[n*native.n:], limit); i >= 0 {
+				return n*native.n + i
+			}
+			return -1
+		}
+	}
 	for i, v := range values {
 		if math.Float32bits(v)&0x7fffffff > bits {
 			return i

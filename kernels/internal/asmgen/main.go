@@ -26,6 +26,7 @@ var files = []struct {
 	write func(g *gen)
 }{
 	{"blocks/asm_search", func(g *gen) { g.searches() }},
+	{"blocks/asm_rows", func(g *gen) { g.rows() }},
 	{"asm_product", func(g *gen) { g.products() }},
 	{"asm_vector", func(g *gen) { g.vectors() }},
 	{"asm_blocks", func(g *gen) { g.blocks() }},

@@ -23,6 +23,7 @@ func (g *gen) vectors() {
 	g.rotate()
 	g.rotatePairs()
 	g.divergence()
+	g.differences()
 }
 
 // next moves pointers on by a vector.
@@ -334,4 +335,68 @@ func (g *gen) divergence() {
 	g.total(sums[0], sums[1])
 	g.Store(sums[1].AsX(), g.ReturnIndex(0))
 	g.end()
+}
+
+// differences keeps two sums of each kind, of the lower and the upper halves of
+// vectors.
+func (g *gen) differences() {
+	g.begin("difference", "func(x, y *float32, n int, sums *float64) (zerosX, zerosY int)",
+		"adds to sums, in float64, the sum of x*x and of (x-y)*(x-y), sets the third to",
+		"the largest |x-y|, if that is larger, and counts zeros.")
+	x, y, n := g.arg("x"), g.arg("y"), g.arg("n")
+	square, wrong, most := g.zeros(2), g.zeros(2), g.zeros(1)[0]
+	zero, mask := g.vec(), g.vec()
+	g.zero(zero)
+	g.VBROADCASTSD(g.table("magnitude64", 0xffffffff, 0x7fffffff), mask)
+	zerosX, zerosY := g.GP64(), g.GP64()
+	g.XORQ(zerosX, zerosX)
+	g.XORQ(zerosY, zerosY)
+	g.count("loop", n, func() {
+		for i, half := range []int{0, g.bytes() / 2} {
+			a, d := g.vec(), g.vec()
+			g.VCVTPS2PD(mem(x, half), a)
+			g.VCVTPS2PD(mem(y, half), d)
+			g.VSUBPD(d, a, d)
+			g.VFMADD231PD(a, a, square[i])
+			g.VFMADD231PD(d, d, wrong[i])
+			g.VANDPD(mask, d, d)
+			g.VMAXPD(d, most, most)
+		}
+		g.countEqual(g.at(x, 0), zero, zerosX)
+		g.countEqual(g.at(y, 0), zero, zerosY)
+		g.next(x, y)
+	})
+	g.Store(zerosX, g.Return("zerosX"))
+	g.Store(zerosY, g.Return("zerosY"))
+	sums := g.arg("sums")
+	for i, v := range [][]reg.VecVirtual{square, wrong} {
+		g.total(v[0], v[1])
+		g.VADDSD(mem(sums, 8*i), v[1].AsX(), v[1].AsX())
+		g.VMOVSD(v[1].AsX(), mem(sums, 8*i))
+	}
+	if g.wide() {
+		h := g.YMM()
+		g.VEXTRACTF64X4(operand.Imm(1), most, h)
+		g.VMAXPD(h, most.AsY(), most.AsY())
+	}
+	h := g.XMM()
+	g.VEXTRACTF128(operand.Imm(1), most.AsY(), h)
+	g.VMAXPD(h, most.AsX(), most.AsX())
+	g.VUNPCKHPD(most.AsX(), most.AsX(), h)
+	g.VMAXSD(h, most.AsX(), most.AsX())
+	g.VMAXSD(mem(sums, 16), most.AsX(), most.AsX())
+	g.VMOVSD(most.AsX(), mem(sums, 16))
+	g.end()
+}
+
+// countEqual adds to n how many numbers in memory are equal to v.
+func (g *gen) countEqual(m operand.Mem, v reg.VecVirtual, n reg.GPVirtual) {
+	where, bits := g.compare(0, v, m), g.GP32()
+	if g.wide() {
+		g.KMOVW(where, bits)
+	} else {
+		g.VMOVMSKPS(where, bits)
+	}
+	g.POPCNTL(bits, bits)
+	g.ADDQ(bits.As64(), n)
 }
