@@ -364,13 +364,35 @@ func (m *Model) Logits(hidden *kernels.Tensor) *kernels.Tensor {
 }
 
 // Block runs block i over x [rows, hidden], in place, after the positions that
-// s holds for that block.
+// s holds for that block: Attention, then FeedForward.
 func (m *Model) Block(i int, x *kernels.Tensor, s *State) {
+	m.Attention(i, x, s)
+	m.FeedForward(i, x)
+}
+
+// Attention runs the first half of block i over x [rows, hidden], in place.
+func (m *Model) Attention(i int, x *kernels.Tensor, s *State) {
+	m.mustBeLoaded(i)
+	m.attention(i, x, s.caches[i])
+}
+
+// FeedForward runs the second half of block i over x [rows, hidden], in place.
+func (m *Model) FeedForward(i int, x *kernels.Tensor) {
+	m.mustBeLoaded(i)
+	m.feedForward(i, x)
+}
+
+// Linear returns the output of a linear of a block that is loaded, bias added,
+// for in [rows, in]. The caller frees it.
+func (m *Model) Linear(id ID, in *kernels.Tensor) *kernels.Tensor {
+	m.mustBeLoaded(id.Block)
+	return m.linear(id.Block, inBlock(id), in)
+}
+
+func (m *Model) mustBeLoaded(i int) {
 	if m.blocks[i].weights == nil {
 		panic(fmt.Sprintf("model: block %d is not loaded", i))
 	}
-	m.attention(i, x, s.caches[i])
-	m.feedForward(i, x)
 }
 
 // attention adds the block's self-attention to x.

@@ -68,11 +68,14 @@ smaller model of the same family, which transformers and llama.cpp run faster:
   --structured ffn     feed-forward neurons, as many in every block
   --structured hidden  channels of the residual stream, in the whole model
   --structured layers  whole layers
-Text shows what matters: heads, neurons and channels by the size of their
-activations (arXiv 2407.14679), layers by how far they turn the residual stream
-(arXiv 2403.03853). Then o or down is fitted to make up for what is gone. How much
-goes is said by one of --sparsity (a share of the parts; the nearest number that
-there can be), --remove, --target-params, --target-size and --nested. Quantized
+Text shows what matters: those heads and neurons stay without which the output
+changes most once the others have made up for them (arXiv 2302.04089), or with
+--importance activations those with the largest ones (arXiv 2407.14679);
+channels by the size of their activations, layers by how far they turn the
+residual stream (arXiv 2403.03853). Then down, or o and down, are fitted block
+after block so that the residual stream becomes what it was. How much goes is
+said by one of --sparsity (a share of the parts; the nearest number that there
+can be), --remove, --target-params, --target-size and --nested. Quantized
 models do not come apart: prune first, then quantize.
 
 Without MODEL the built-in demo model is pruned, measured, and written only with

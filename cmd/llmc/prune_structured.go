@@ -30,10 +30,11 @@ type structuredOptions struct {
 	nested       []float64
 	multiple     int
 	noRepair     bool
+	importance   string
 }
 
 // structuredFlags are those that say nothing without --structured.
-var structuredFlags = []string{"remove", "target-params", "target-size", "nested", "multiple", "no-repair"}
+var structuredFlags = []string{"remove", "target-params", "target-size", "nested", "multiple", "no-repair", "importance"}
 
 func (o *structuredOptions) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -43,18 +44,20 @@ func (o *structuredOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.targetSize, "target-size", "", "remove as few as leave at most this size: 200MB")
 	flags.Float64SliceVar(&o.nested, "nested", nil, "write a model for each of these `shares` that are left, from one ranking: 0.75,0.5")
 	flags.IntVar(&o.multiple, "multiple", structured.DefaultMultiple, "ffn, hidden: what widths are multiples of; 256 for llama.cpp's K-quants")
+	flags.StringVar(&o.importance, "importance", structured.Reconstruction.String(), "heads, ffn: what makes them important, "+strings.Join(structured.ImportanceNames(), " or "))
 	flags.BoolVar(&o.noRepair, "no-repair", false, "do not fit what is left to make up for what is gone")
-	putUnder(topicStructured, flags, "structured", "remove", "target-params", "target-size", "nested", "multiple", "no-repair")
+	putUnder(topicStructured, flags, "structured", "remove", "target-params", "target-size", "nested", "multiple", "importance", "no-repair")
 }
 
 // structuredJob is what the flags mean.
 type structuredJob struct {
-	path     string // "demo" for the built-in model
-	kind     formats.Kind
-	axis     structured.Axis
-	maxShard int64
-	params   int64 // of --target-params; 0 for none
-	bytes    int64 // of --target-size; 0 for none
+	path       string // "demo" for the built-in model
+	kind       formats.Kind
+	axis       structured.Axis
+	importance structured.Importance
+	maxShard   int64
+	params     int64 // of --target-params; 0 for none
+	bytes      int64 // of --target-size; 0 for none
 }
 
 // settleStructured turns flags into a job, and refuses those that do not go
@@ -68,6 +71,9 @@ func (o *pruneOptions) settleStructured(args []string) (*structuredJob, error) {
 	var ok bool
 	if job.axis, ok = structured.ParseAxis(s.axis); !ok {
 		return nil, fault.Usage("--structured is %q, allowed are %s", s.axis, strings.Join(structured.AxisNames(), ", "))
+	}
+	if job.importance, ok = structured.ParseImportance(s.importance); !ok {
+		return nil, fault.Usage("--importance is %q, allowed are %s", s.importance, strings.Join(structured.ImportanceNames(), ", "))
 	}
 	if err := o.settleAmount(job); err != nil {
 		return nil, err
@@ -332,16 +338,14 @@ func (p *structuredRun) execute(ctx context.Context, global *globalOptions, meas
 		return err
 	}
 	p.report.Calibration = &p.sample.report
-	options := calibrate.Options{Hessian: p.report.Repair}
-	schedule, err := p.options.samples.schedule(p.weights, len(p.sample.windows), &options)
+	options, err := p.schedule()
 	if err != nil {
 		return err
 	}
-	p.options.samples.limit(schedule)
 	ranked := options
-	ranked.Hessian = false
 	showProgress(ui, &ranked, p.weights.Config.Blocks)
-	ranking, err := structured.Rank(ctx, global.newDevice(), p.weights, p.sample.windows, p.job.axis, ranked)
+	how := structured.RankOptions{Importance: p.job.importance, Least: slices.Min(p.widths), Damp: p.options.damp, Threads: global.threads}
+	ranking, err := structured.Rank(ctx, global.newDevice(), p.weights, p.sample.windows, p.job.axis, how, ranked)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.job.path, err)
 	}
@@ -390,6 +394,27 @@ func (p *structuredRun) store() error {
 	return nil
 }
 
+// schedule fits ranking and repairing into the memory that is allowed.
+func (p *structuredRun) schedule() (calibrate.Options, error) {
+	var options calibrate.Options
+	samples, c := &p.options.samples, &p.weights.Config
+	schedule, err := samples.schedule(p.weights, len(p.sample.windows), &options)
+	if err != nil {
+		return options, err
+	}
+	for _, n := range p.widths {
+		if !p.report.Repair {
+			break
+		}
+		_, err := structured.Schedule(p.weights, structured.Outline(c, p.job.axis, n), len(p.sample.windows), samples.window(c), options)
+		if err != nil {
+			return options, err
+		}
+	}
+	samples.limit(schedule)
+	return options, nil
+}
+
 // carryOut makes one of the outputs, and returns its weights if it is not
 // written.
 func (p *structuredRun) carryOut(ctx context.Context, global *globalOptions, i int, ranking *structured.Ranking, options calibrate.Options) (*model.Weights, error) {
@@ -398,7 +423,7 @@ func (p *structuredRun) carryOut(ctx context.Context, global *globalOptions, i i
 	out.Layers = cut.Blocks
 	apply := structured.Options{Repair: p.report.Repair, Damp: p.options.damp, Threads: global.threads}
 	var run *unfinished
-	if out.Output != "" && apply.Repair && (cut.Heads != nil || cut.Neurons != nil) {
+	if out.Output != "" && apply.Repair {
 		in := runInputs{model: p.from, calibration: p.sample.content, flags: p.options.flags, arithmetic: dev.Name()}
 		var err error
 		if run, err = beginRun(ctx, global, in, out.Output, p.weights.Config.Blocks, p.options.samples.resume); err != nil {
@@ -412,7 +437,7 @@ func (p *structuredRun) carryOut(ctx context.Context, global *globalOptions, i i
 		return nil, run.failed(fmt.Errorf("%s: %w", p.job.path, err))
 	}
 	for _, r := range repairs {
-		out.Repairs = append(out.Repairs, repairReport{export.Stem(p.weights, p.weights.Kind, r.ID), r})
+		out.Repairs = append(out.Repairs, repairReport{export.Stem(w, w.Kind, r.ID), r})
 	}
 	if out.Output == "" {
 		return w, nil

@@ -80,7 +80,7 @@ func (r *structuredReport) print(ui *ui) error {
 		return err
 	}
 	if repaired {
-		ui.print("\nerror: of the outputs of the linears that lose inputs, relative to their size, on the calibration text")
+		ui.print("\nerror: how far the residual stream is from the whole model's, relative to its size, on the calibration text")
 	}
 	for _, o := range r.Outputs {
 		if o.Layers != nil {
@@ -102,7 +102,7 @@ func (r *structuredReport) print(ui *ui) error {
 	return printReport(ui, r.Eval)
 }
 
-// errors are the mean errors of the linears before and after repair.
+// errors are the mean errors after the linears, before and after their repair.
 func (o *structuredOutput) errors() (cut, repaired float64) {
 	for _, r := range o.Repairs {
 		cut += r.Cut

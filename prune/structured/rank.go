@@ -3,10 +3,12 @@ package structured
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"slices"
 
 	"llmc/calibrate"
+	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -66,57 +68,140 @@ func (r *Ranking) Cut(c *model.Config, n int) *model.Cut {
 	return &model.Cut{Heads: kept}
 }
 
+// Importance is what makes a head or a neuron important.
+type Importance uint8
+
+// The kinds of importance.
+const (
+	// Reconstruction is how much is lost without a unit once the others have made
+	// up for it: those go first, one after the other, without which the output of
+	// the linear that multiplies them changes least (section 3 of arXiv
+	// 2302.04089). Tokens count alike, whatever the size of their activations.
+	Reconstruction Importance = iota
+	// Activations is the size of a unit's activations (section 2.2 of arXiv
+	// 2407.14679).
+	Activations
+)
+
+var importanceNames = []string{"reconstruction", "activations"}
+
+// ImportanceNames lists the names of all kinds of importance.
+func ImportanceNames() []string { return importanceNames }
+
+// ParseImportance returns the kind of a name.
+func ParseImportance(name string) (Importance, bool) {
+	i := slices.Index(importanceNames, name)
+	return Importance(max(i, 0)), i >= 0
+}
+
+// String returns the name.
+func (i Importance) String() string { return importanceNames[i] }
+
+// RankOptions are how [Rank] works.
+type RankOptions struct {
+	Importance Importance // of heads and neurons
+	Least      int        // units that are left at the least, which need no order
+	Damp       float64    // as in Options
+	Threads    int        // as in Options
+}
+
 // Rank takes windows of token ids through the model and scores every unit of an
-// axis: heads by the size of what attention makes of them, neurons by that of
-// their activations, channels by that of what all norms make of them (section
-// 2.2 of arXiv 2407.14679, with L2 norms over all tokens), layers by how far
-// they turn the residual stream, one minus the cosine between what goes in and
-// what comes out (block influence, section 2.2 of arXiv 2403.03853).
+// axis: heads and neurons by their importance; channels by the size of what all
+// norms make of them (section 2.2 of arXiv 2407.14679, with L2 norms over all
+// tokens); layers by how far they turn the residual stream, one minus the cosine
+// between what goes in and what comes out (block influence, section 2.2 of arXiv
+// 2403.03853).
 //
-// o may bound the memory and be told of the progress; what is gathered is up to
-// Rank.
-func Rank(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, a Axis, o calibrate.Options) (*Ranking, error) {
+// walk may bound the memory and be told of the progress; what is gathered is up
+// to Rank.
+func Rank(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, a Axis, o RankOptions, walk calibrate.Options) (*Ranking, error) {
 	r := &Ranking{Axis: a}
-	c := &w.Config
-	through := newInfluence(c)
-	visit := func(context.Context, int, []model.Role, *calibrate.Inputs) error { return nil }
-	switch a {
-	case Heads, FFN:
-		r.Scores = make([][]float64, c.Blocks)
-		role := model.Down
-		if a == Heads {
-			role = model.O
-		}
-		visit = func(_ context.Context, block int, roles []model.Role, in *calibrate.Inputs) error {
-			if roles[0] == role {
-				r.Scores[block] = sizes(in.MeanSquare, a.Units(c))
-			}
-			return nil
-		}
-	case Hidden:
-		sum := make([]float64, c.Hidden)
-		r.Scores = [][]float64{sum}
-		o.Final = true
-		visit = func(_ context.Context, _ int, roles []model.Role, in *calibrate.Inputs) error {
-			if roles[0] != model.O && roles[0] != model.Down {
-				for i, v := range in.MeanSquare {
-					sum[i] += math.Sqrt(float64(v))
-				}
-			}
-			return nil
-		}
-	case Layers:
-		o.Through = through.add
+	var err error
+	switch {
+	case a == Layers:
+		err = r.byInfluence(ctx, dev, w, windows, walk)
+	case a == Hidden:
+		err = r.channels(ctx, dev, w, windows, walk)
+	case o.Importance == Activations:
+		err = r.byActivations(ctx, dev, w, windows, walk)
+	default:
+		err = r.byReconstruction(ctx, dev, w, windows, o, walk)
 	}
-	o.Unchanged = true
-	if err := calibrate.Walk(ctx, dev, w, windows, o, visit); err != nil {
+	if err != nil {
 		return nil, err
-	}
-	if a == Layers {
-		r.Scores = [][]float64{through.scores()}
 	}
 	r.sort()
 	return r, nil
+}
+
+// multiplier is the linear that multiplies what heads or neurons put out.
+func (a Axis) multiplier() model.Role {
+	if a == Heads {
+		return model.O
+	}
+	return model.Down
+}
+
+// byReconstruction scores heads and neurons.
+func (r *Ranking) byReconstruction(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, o RankOptions, walk calibrate.Options) error {
+	c := &w.Config
+	r.Scores = make([][]float64, c.Blocks)
+	units := r.Axis.Units(c)
+	lead := calibrate.Lead{Weights: w, Fit: []model.Role{r.Axis.multiplier()}}
+	walk.Solve = func(rows, cols int) calibrate.Cost {
+		in, out := int64(cols), int64(rows)
+		gone := float64(cols) * float64(units-o.Least) / float64(units)
+		return calibrate.Cost{Bytes: 4 * (4*in*in + 3*in*out), Flops: 2*float64(in*in)*float64(in) + 2*float64(in)*float64(in+out)*gone}
+	}
+	return calibrate.Follow(ctx, dev, lead, w, windows, walk, func(_ context.Context, id model.ID, gap *calibrate.Gap) error {
+		m, err := w.Matrix(id)
+		if err != nil {
+			return err
+		}
+		rows, cols := m.Shape()
+		scores, _, err := eliminate(kernels.Float32s(m), rows, gap.Hessian, cols, cols/units, o.Least, o.Damp, o.Threads)
+		if errors.Is(err, solve.ErrZero) {
+			scores, err = make([]float64, units), nil // all are as good
+		}
+		r.Scores[id.Block] = scores
+		return err
+	})
+}
+
+// byActivations scores heads and neurons.
+func (r *Ranking) byActivations(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, walk calibrate.Options) error {
+	r.Scores = make([][]float64, w.Config.Blocks)
+	walk.Unchanged = true
+	return calibrate.Walk(ctx, dev, w, windows, walk, func(_ context.Context, block int, roles []model.Role, in *calibrate.Inputs) error {
+		if roles[0] == r.Axis.multiplier() {
+			r.Scores[block] = sizes(in.MeanSquare, r.Axis.Units(&w.Config))
+		}
+		return nil
+	})
+}
+
+// channels scores those of the residual stream.
+func (r *Ranking) channels(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, walk calibrate.Options) error {
+	sum := make([]float64, w.Config.Hidden)
+	r.Scores = [][]float64{sum}
+	walk.Unchanged, walk.Final = true, true
+	return calibrate.Walk(ctx, dev, w, windows, walk, func(_ context.Context, _ int, roles []model.Role, in *calibrate.Inputs) error {
+		if roles[0] != model.O && roles[0] != model.Down {
+			for i, v := range in.MeanSquare {
+				sum[i] += math.Sqrt(float64(v))
+			}
+		}
+		return nil
+	})
+}
+
+// byInfluence scores layers.
+func (r *Ranking) byInfluence(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, walk calibrate.Options) error {
+	through := newInfluence(&w.Config)
+	walk.Unchanged, walk.Through = true, through.add
+	err := calibrate.Walk(ctx, dev, w, windows, walk, func(context.Context, int, []model.Role, *calibrate.Inputs) error { return nil })
+	r.Scores = [][]float64{through.scores()}
+	return err
 }
 
 // sizes returns the root mean square of each of so many equal parts.

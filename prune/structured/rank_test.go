@@ -66,7 +66,7 @@ func TestRank(t *testing.T) {
 	want := slowScores(t, w, windows)
 	for a := range Axis(len(axisNames)) {
 		dev := kernels.NewCPU(2)
-		r, err := Rank(context.Background(), dev, w, windows, a, calibrate.Options{})
+		r, err := Rank(context.Background(), dev, w, windows, a, RankOptions{Importance: Activations}, calibrate.Options{})
 		dev.Close()
 		if err != nil {
 			t.Fatal(err)

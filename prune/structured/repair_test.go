@@ -15,73 +15,73 @@ import (
 	"llmc/model"
 )
 
-// TestFold compares with the least-squares solution of X_K W'ᵀ = X Wᵀ that gonum
-// finds from the inputs themselves, by QR, without Hessian or damping.
-func TestFold(t *testing.T) {
+// TestRepair compares with the least squares of X (W+S)ᵀ = X Wᵀ + D that gonum
+// finds by QR from inputs and gap themselves, without Hessian or damping.
+func TestRepair(t *testing.T) {
 	rng := rand.New(rand.NewPCG(6, 7))
-	const rows, cols, tokens = 5, 14, 60
-	x := mat.NewDense(tokens, cols, nil)
+	w := tiny(t, nil)
+	id := model.ID{Role: model.Down, Block: 1}
+	m, err := w.Matrix(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := kernels.Float32s(m)
+	rows, cols := m.Shape()
+	const tokens = 200
+	x, d := mat.NewDense(tokens, cols, nil), mat.NewDense(tokens, rows, nil)
+	energy := 0.0
 	for r := range tokens {
 		common := rng.NormFloat64()
 		for c := range cols {
 			x.Set(r, c, rng.NormFloat64()+common)
 		}
-	}
-	w := mat.NewDense(rows, cols, nil)
-	values, h := make([]float32, rows*cols), make([]float32, cols*cols)
-	for i := range values {
-		values[i] = float32(rng.NormFloat64())
-		w.Set(i/cols, i%cols, float64(values[i]))
-	}
-	var hessian, y mat.Dense
-	hessian.Mul(x.T(), x)
-	for i := range h {
-		h[i] = float32(hessian.At(i/cols, i%cols))
-	}
-	y.Mul(x, w.T())
-	kept := []int{0, 2, 3, 5, 8, 9, 12}
-	own := mat.NewDense(tokens, len(kept), nil)
-	for r := range tokens {
-		for i, c := range kept {
-			own.Set(r, i, x.At(r, c))
+		for c := range rows {
+			d.Set(r, c, rng.NormFloat64()+0.3*common)
+			energy += d.At(r, c) * d.At(r, c)
 		}
 	}
-	var want mat.Dense
-	if err := want.Solve(own, &y); err != nil {
+	var h, cross, step, left mat.Dense
+	h.Mul(x.T(), x)
+	cross.Mul(d.T(), x)
+	if err := step.Solve(x, d); err != nil {
 		t.Fatal(err)
 	}
-	got, damping, err := fold(values, rows, cols, h, kept, 1e-7, 2)
-	if err != nil || damping != 1e-7 {
-		t.Fatalf("damping %g, %v", damping, err)
+	left.Mul(x, &step)
+	left.Sub(d, &left)
+	gap := &calibrate.Gap{Tokens: tokens, Hessian: float32s(&h), Cross: float32s(&cross), Energy: energy}
+	r, err := repair(w, id, gap, Options{Damp: 1e-7, Threads: 2})
+	if err != nil || !r.Used || r.Damping != 1e-7 || r.ID != id {
+		t.Fatalf("%+v, %v", r, err)
 	}
-	for r := range rows {
-		for i := range kept {
-			if d := math.Abs(float64(got[r*len(kept)+i]) - want.At(i, r)); d > 1e-4 {
-				t.Errorf("row %d, column %d is %g, want %g", r, i, got[r*len(kept)+i], want.At(i, r))
-			}
+	norm := mat.Norm(&left, 2)
+	if want := norm / math.Sqrt(tokens); math.Abs(r.Repaired-want) > 1e-4*want {
+		t.Errorf("an error of %g is left, want %g", r.Repaired, want)
+	}
+	if want := math.Sqrt(energy / tokens); math.Abs(r.Cut-want) > 1e-6*want {
+		t.Errorf("the error was %g, want %g", r.Cut, want)
+	}
+	m, _ = w.Matrix(id)
+	for i, v := range kernels.Float32s(m) {
+		if want := step.At(i%cols, i/cols); math.Abs(float64(v-before[i])-want) > 1e-4 {
+			t.Fatalf("weight %d moves by %g, want %g", i, v-before[i], want)
 		}
 	}
-	// With all the damping there is, hardly anything is made up for.
-	strong, _, err := fold(values, rows, cols, h, kept, 1, 1)
-	if err != nil {
-		t.Fatal(err)
+	for _, nothing := range []*calibrate.Gap{
+		{Tokens: 1, Hessian: make([]float32, cols*cols), Cross: make([]float32, rows*cols), Energy: 1},
+		{Tokens: tokens, Hessian: gap.Hessian, Cross: make([]float32, rows*cols), Energy: 1},
+	} {
+		if r, err := repair(w, id, nothing, Options{}); err != nil || r.Used || r.Cut == 0 {
+			t.Errorf("%+v, %v", r, err)
+		}
 	}
-	plain := columns(values, rows, cols, kept)
-	var near, far float64
-	for i := range plain {
-		near += math.Abs(float64(strong[i] - plain[i]))
-		far += math.Abs(float64(got[i] - plain[i]))
+}
+
+func float32s(m *mat.Dense) []float32 {
+	var list []float32
+	for _, v := range m.RawMatrix().Data {
+		list = append(list, float32(v))
 	}
-	if !(near < far) {
-		t.Errorf("strong damping moves weights by %g, none by %g", near, far)
-	}
-	all := make([]int, cols)
-	for i := range all {
-		all[i] = i
-	}
-	if same, _, err := fold(values, rows, cols, h, all, 0.01, 1); err != nil || !slices.Equal(same, values) {
-		t.Errorf("without a cut the weights become others (%v)", err)
-	}
+	return list
 }
 
 // TestApplyTwins removes neurons and heads that do what others do. With repair
@@ -122,11 +122,15 @@ func TestApplyTwins(t *testing.T) {
 			if d := furthest(before, logits(t, out)); d > 0.02 {
 				t.Errorf("%s: with repair, logits are off by %g", name, d)
 			}
-			if len(repairs) != 3 {
+			per := len(fitted(cut))
+			if len(repairs) != 3*per {
 				t.Fatalf("%s: %d repairs", name, len(repairs))
 			}
-			for b, r := range repairs {
-				if r.ID.Block != b || !r.Used || !(r.Repaired < 0.01*r.Cut) || r.Damping != 1e-4 {
+			for i, r := range repairs {
+				if r.ID != (model.ID{Role: fitted(cut)[i%per], Block: i / per}) || r.Reason != "" {
+					t.Errorf("%s: repair %+v", name, r)
+				}
+				if i%per == 0 && (!r.Used || !(r.Repaired < 0.02*r.Cut) || r.Damping != 1e-4) {
 					t.Errorf("%s: repair %+v", name, r)
 				}
 			}
@@ -221,5 +225,39 @@ func TestApplyResumes(t *testing.T) {
 			}
 		}
 		journal.Close()
+	}
+}
+
+// TestApplyClosesGap removes channels and layers, which leave too little for the
+// same model: the last linear's error is to be smaller for the repair.
+func TestApplyClosesGap(t *testing.T) {
+	w := tiny(t, nil)
+	windows := randomWindows(20, 30)
+	dev := kernels.NewCPU(2)
+	defer dev.Close()
+	for name, cut := range map[string]*model.Cut{
+		"channels": {Hidden: []int{0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 27, 28, 29, 30}},
+		"a layer":  {Blocks: []int{0, 2}},
+	} {
+		plain, err := w.Cut(cut)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var without float64
+		err = calibrate.Follow(context.Background(), dev, lead(w, cut), plain, windows, calibrate.Options{}, func(_ context.Context, _ model.ID, gap *calibrate.Gap) error {
+			without = rootMean(gap.Energy, gap.Tokens)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, repairs, err := Apply(context.Background(), dev, w, cut, windows, Options{Repair: true}, calibrate.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := repairs[len(repairs)-1]
+		if len(repairs) != 2*out.Config.Blocks || !(last.Repaired < 0.9*without) {
+			t.Errorf("%s: an error of %g is left, %g without repair", name, last.Repaired, without)
+		}
 	}
 }
