@@ -69,7 +69,9 @@ func byScore(l Layer, score func(r, c int) float64, step int, share float64) []f
 		for i := range scores {
 			scores[i] = score((from+i)/l.Cols, (from+i)%l.Cols)
 		}
-		for _, i := range lowest(scores, int(share*float64(step))) {
+		all := share * float64(step)
+		k := int(all*float64(from/step+1)) - int(all*float64(from/step))
+		for _, i := range lowest(scores, k) {
 			out[from+i] = 0
 		}
 	}

@@ -35,6 +35,7 @@ type Run struct {
 	threads int
 	names   map[model.ID]string // of what is pruned
 	results map[model.ID]Result
+	shares  map[model.ID]float64 // the sparsity of each, nil for the pattern's
 }
 
 // NewRun returns a run over the linears of w's blocks, but for those that a
@@ -111,21 +112,14 @@ func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int
 // weights done and the weights in all.
 func (r *Run) Replace(ctx context.Context, progress func(done, total int64)) error {
 	var done, total int64
-	elements := func(id model.ID) int64 {
-		shape := r.weights.Config.Shape(id)
-		return int64(shape[0]) * int64(shape[1])
-	}
 	for id := range r.names {
-		total += elements(id)
+		total += int64(r.size(id))
 	}
-	for _, id := range r.weights.Config.IDs() {
-		if _, ok := r.names[id]; !ok {
-			continue
-		}
+	for _, id := range r.linears() {
 		if err := r.prune(ctx, id, nil); err != nil {
 			return err
 		}
-		if done += elements(id); progress != nil {
+		if done += int64(r.size(id)); progress != nil {
 			progress(done, total)
 		}
 	}
@@ -149,7 +143,7 @@ func (r *Run) prune(ctx context.Context, id model.ID, in *calibrate.Inputs) erro
 		w.Row(l.Weight[i*cols:][:cols], i)
 	}
 	result.Before = zeros(l.Weight)
-	if err := r.method.Prune(ctx, l, r.pattern); err != nil {
+	if err := r.method.Prune(ctx, l, r.patternOf(id)); err != nil {
 		return err
 	}
 	t := r.weights.Stored(id)["weight"].Type

@@ -24,7 +24,7 @@ func (Magnitude) Prune(ctx context.Context, l Layer, p Pattern) error {
 		return err
 	}
 	if p.structured() {
-		return eachRow(ctx, l, func(row, scores []float32) {
+		return eachRow(ctx, l, func(_ int, row, scores []float32) {
 			for i, v := range row {
 				scores[i] = abs(v)
 			}
@@ -57,11 +57,8 @@ func (Wanda) Prune(ctx context.Context, l Layer, p Pattern) error {
 	if err := p.Fits(l.Name, l.Cols); err != nil {
 		return err
 	}
-	norms := make([]float32, l.Cols) // in proportion to ‖X‖₂
-	for c, v := range l.Inputs.MeanSquare {
-		norms[c] = float32(math.Sqrt(float64(v)))
-	}
-	return eachRow(ctx, l, func(row, scores []float32) {
+	norms := inputNorms(l.Inputs)
+	return eachRow(ctx, l, func(r int, row, scores []float32) {
 		for i, v := range row {
 			scores[i] = abs(v) * norms[i]
 		}
@@ -69,16 +66,23 @@ func (Wanda) Prune(ctx context.Context, l Layer, p Pattern) error {
 			dropGroups(row, scores, p)
 			return
 		}
-		smallest(scores, int(p.Sparsity*float64(len(row))), func(i int) { row[i] = 0 })
+		smallest(scores, p.ofRow(r, len(row)), func(i int) { row[i] = 0 })
 	})
 }
 
+// ofRow is how many weights of row r go, so that what a row cannot have of a
+// weight, another has.
+func (p Pattern) ofRow(r, cols int) int {
+	share := p.Sparsity * float64(cols)
+	return int(share*float64(r+1)) - int(share*float64(r))
+}
+
 // eachRow calls f with every row and scratch of the same length.
-func eachRow(ctx context.Context, l Layer, f func(row, scores []float32)) error {
+func eachRow(ctx context.Context, l Layer, f func(r int, row, scores []float32)) error {
 	return parallel.Rows(ctx, l.Threads, l.Rows, l.Cols, func() func(int) error {
 		scores := make([]float32, l.Cols)
 		return func(r int) error {
-			f(l.Weight[r*l.Cols:][:l.Cols], scores)
+			f(r, l.Weight[r*l.Cols:][:l.Cols], scores)
 			return nil
 		}
 	})

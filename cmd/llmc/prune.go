@@ -25,6 +25,7 @@ type pruneOptions struct {
 	sparsity   float64
 	pattern    string
 	method     string
+	allocate   string
 	damp       float64
 	ignore     []string
 	text       string
@@ -57,6 +58,10 @@ format and the types it has, which every engine loads:
 wanda and sparsegpt see the model's activations on the text of --calibration.
 Weights that are zero stay so. Files are as large as before: engines have no
 use for sparse ones, but what compresses files makes them smaller.
+
+--allocate makes some linears sparser than others, in all as sparse as asked for:
+owl spares blocks with many outliers among the products of weight and input
+(arXiv 2310.05175), sensitivity linears that change predictions most.
 
 With --bits or --type, what sparsegpt leaves is rounded by GPTQ in the same pass,
 so that later weights make up for both, and stored as quantize does it.
@@ -97,6 +102,7 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	flags.Float64Var(&o.sparsity, "sparsity", 0, "share of the weights that become zero: 0.5")
 	flags.StringVar(&o.pattern, "pattern", "unstructured", "where zeros may be: unstructured, or N:M for at most N of M neighbours that stay: 2:4, 4:8")
 	flags.StringVar(&o.method, "method", "", "magnitude, wanda or sparsegpt (default wanda with text to calibrate on, else magnitude)")
+	flags.StringVar(&o.allocate, "allocate", "uniform", "how zeros spread over linears: uniform, owl (by outliers), sensitivity (by divergence), global (magnitude: one threshold)")
 	flags.Float64Var(&o.damp, "damp", 0.01, "sparsegpt: share of the Hessian's mean diagonal added to it")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave linears alone: roles (down, q) or globs on names; repeatable")
 	o.samples.register(cmd, "text that shows the model's activations to wanda and sparsegpt (demo model: its own)")
@@ -120,7 +126,10 @@ type pruning struct {
 	out     string // "" writes nothing
 	method  prune.Method
 	pattern prune.Pattern
-	text    *eval.Text // to measure on, may be nil
+
+	allocation prune.Allocation
+
+	text *eval.Text // to measure on, may be nil
 
 	from       *formats.Checkpoint
 	weights    *model.Weights
@@ -155,6 +164,9 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	if p.method, err = prune.NewMethod(name, o.damp); err != nil {
 		return nil, err
 	}
+	if err := o.settleAllocation(p); err != nil {
+		return nil, err
+	}
 	if !p.calibrates() {
 		for _, flag := range sampleFlags {
 			if o.flags.Changed(flag) {
@@ -185,7 +197,10 @@ func (o *pruneOptions) parsePattern() (prune.Pattern, error) {
 	return prune.ParsePattern(o.pattern, o.sparsity)
 }
 
-func (p *pruning) calibrates() bool { return p.method.Needs() != prune.NeedsNothing }
+// calibrates reports whether text is looked at.
+func (p *pruning) calibrates() bool {
+	return p.method.Needs() != prune.NeedsNothing || p.allocation.Calibrates()
+}
 
 func runPrune(ctx context.Context, global *globalOptions, o *pruneOptions, args []string) error {
 	if err := o.jointOnly(); err != nil {
@@ -334,7 +349,10 @@ func (p *pruning) execute(ctx context.Context, global *globalOptions, o *pruneOp
 // prune replaces the weights in memory, block by block where text is looked at.
 func (p *pruning) prune(ctx context.Context, global *globalOptions, o *pruneOptions) error {
 	ui := global.ui
-	if !p.calibrates() {
+	if err := p.allocate(ctx, global, o); err != nil {
+		return err
+	}
+	if p.method.Needs() == prune.NeedsNothing {
 		return p.run.Replace(ctx, func(done, total int64) { ui.progress("prune", done, total) })
 	}
 	options := p.run.Options()
@@ -401,7 +419,8 @@ type pruneReport struct {
 	Pattern  string  `json:"pattern"`
 	Sparsity float64 `json:"sparsity_asked"`
 
-	Calibration *sampleReport `json:"calibration,omitempty"`
+	Calibration *sampleReport     `json:"calibration,omitempty"`
+	Allocation  *allocationReport `json:"allocation,omitempty"` // absent where it is uniform
 
 	Weights int64 `json:"weights,omitempty"` // of the linears that are pruned
 	Zeros   int64 `json:"zeros,omitempty"`
@@ -463,6 +482,9 @@ func (r *pruneReport) printTable(ui *ui) error {
 		rows = append(rows, []string{role, fmt.Sprint(s.tensors), countString(int64(s.weights)), share(s.before), share(s.zeros)})
 	}
 	if err := ui.table([]string{"role", "tensors", "weights", "zeros before", "after"}, rows, 0); err != nil {
+		return err
+	}
+	if err := r.printAllocation(ui); err != nil {
 		return err
 	}
 	for _, t := range r.Tensors {

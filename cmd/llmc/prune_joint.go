@@ -51,6 +51,9 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 	if o.method != "" && o.method != "sparsegpt" {
 		return fault.Hint(fault.Usage("--bits and --type go with --method sparsegpt, and the method is %s", o.method), "prune first, then llmc quantize: zeros stay")
 	}
+	if o.flags.Changed("allocate") {
+		return fault.Usage("--allocate does not go with --bits and --type")
+	}
 	pattern, err := o.parsePattern()
 	if err != nil {
 		return err

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"llmc/internal/fault"
+	"llmc/prune"
+)
+
+// settleAllocation checks --allocate against the pattern and the method.
+func (o *pruneOptions) settleAllocation(p *pruning) error {
+	var err error
+	if p.allocation, err = prune.ParseAllocation(o.allocate); err != nil {
+		return fault.Usage("--allocate: %w", err)
+	}
+	if p.allocation == prune.Global && p.method.Name() != "magnitude" {
+		return fault.Hint(fault.Usage("--allocate global compares weights alone, and the method is %s", p.method.Name()), "use --method magnitude, or --allocate owl")
+	}
+	if p.allocation != prune.Uniform && p.pattern.Of > 0 {
+		return fault.Hint(fault.Usage("--allocate %s has nothing to choose with %s, which is as sparse everywhere", p.allocation, p.pattern), "leave one of them out")
+	}
+	return nil
+}
+
+// allocationReport says how the zeros were spread.
+type allocationReport struct {
+	Name prune.Allocation `json:"name"`
+	// Outliers are OWL's: the percentage of products of weight and input in each
+	// block that are more than five times their mean.
+	Outliers []float64 `json:"outlier_percent,omitempty"`
+}
+
+// allocate spreads the zeros over the linears.
+func (p *pruning) allocate(ctx context.Context, global *globalOptions, o *pruneOptions) error {
+	if p.allocation == prune.Uniform {
+		return nil
+	}
+	options := p.run.Options()
+	options.Save, options.Load = nil, nil
+	var windows [][]int32
+	if p.allocation.Calibrates() {
+		windows = p.sample.windows
+		if _, err := o.samples.schedule(p.weights, len(windows), &options); err != nil {
+			return err
+		}
+		options.Progress = func(done, total int64) { global.ui.progress("allocate", done, total) }
+	}
+	outliers, err := p.run.Allocate(ctx, global.newDevice(), p.allocation, windows, options)
+	global.ui.closeProgress()
+	p.report.Allocation = &allocationReport{p.allocation, outliers}
+	return err
+}
+
+// printAllocation prints the share of zeros of every linear, a line for each
+// block.
+func (r *pruneReport) printAllocation(ui *ui) error {
+	if r.Allocation == nil {
+		return nil
+	}
+	header := []string{"block"}
+	var rows [][]string
+	for _, t := range r.Tensors {
+		if !slices.Contains(header, t.Role) {
+			header = append(header, t.Role)
+		}
+	}
+	for _, t := range r.Tensors {
+		for len(rows) <= t.ID.Block {
+			rows = append(rows, make([]string, len(header)))
+			rows[len(rows)-1][0] = fmt.Sprint(len(rows) - 1)
+		}
+		rows[t.ID.Block][slices.Index(header, t.Role)] = fmt.Sprintf("%.1f%%", 100*float64(t.Zeros)/float64(max(t.Weights, 1)))
+	}
+	if r.Allocation.Outliers != nil {
+		header = append(header, "outliers")
+		for block := range rows {
+			rows[block] = append(rows[block], fmt.Sprintf("%.2f%%", r.Allocation.Outliers[block]))
+		}
+	}
+	ui.print("\nzeros as %s spread them:", r.Allocation.Name)
+	return ui.table(header, rows)
+}
