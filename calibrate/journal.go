@@ -1,6 +1,7 @@
 package calibrate
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -34,6 +35,7 @@ type Journal struct {
 	lock   *os.File
 	run    string // digest of the facts
 	blocks map[int]*keptBlock
+	noted  bool // there are notes
 }
 
 // Fact is something that the result depends on: the model, the text, a flag.
@@ -55,11 +57,12 @@ const (
 	lockName    = "lock"
 	factsName   = "run.json"
 	writingName = "writing"
+	notePrefix  = "note-"
 )
 
 // journalFiles are all names that a journal's folder can hold: its own, those of
 // files that were being written, and of hidden states.
-var journalFiles = regexp.MustCompile(`^(lock|run\.json|writing|state|block-[0-9]{4,}|\.(run\.json|writing|state|block-[0-9]{4,})\.llmc-[0-9a-f]{12}|\.llmc-activations-[0-9]+)$`)
+var journalFiles = regexp.MustCompile(`^(lock|run\.json|writing|state|note-[a-z]+|block-[0-9]{4,}|\.(run\.json|writing|state|note-[a-z]+|block-[0-9]{4,})\.llmc-[0-9a-f]{12}|\.llmc-activations-[0-9]+)$`)
 
 // JournalDir is where the journal of an output is: a hidden folder beside it.
 func JournalDir(output string) string {
@@ -73,20 +76,20 @@ const (
 	doneSuffix   = ".llmc-done"
 )
 
-// Unfinished is how many blocks an unfinished walk has left in a folder, before
-// anything is known of what they are worth.
-func Unfinished(dir string) int {
+// Unfinished is how many blocks an unfinished walk has left in a folder, and
+// whether it has left anything, before it is known what that is worth.
+func Unfinished(dir string) (blocks int, any bool) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return 0
+		return 0, false
 	}
-	n := 0
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), "block-") {
-			n++
+			blocks++
 		}
+		any = any || strings.HasPrefix(entry.Name(), notePrefix)
 	}
-	return n
+	return blocks, any || blocks > 0
 }
 
 // OpenJournal begins a journal in a folder, or takes up the one that is there,
@@ -244,6 +247,46 @@ func (j *Journal) keep(block int, tensors []keptTensor, saved json.RawMessage) (
 	return j.blocks[block], nil
 }
 
+// Note keeps a value beside the blocks, as JSON: something that the run has found
+// out before the first block. name is of small letters.
+func (j *Journal) Note(name string, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	j.noted = true
+	return j.put(notePrefix+name, func(f *raw.File) error {
+		_, err := fmt.Fprintf(f, "%s\n%s", j.noteSum(text), text)
+		return err
+	})
+}
+
+// Noted reads a value that was kept, and reports whether there is one that can
+// be believed.
+func (j *Journal) Noted(name string, value any) bool {
+	all, err := os.ReadFile(j.path(notePrefix + name))
+	if err != nil {
+		return false
+	}
+	sum, text, _ := bytes.Cut(all, []byte("\n"))
+	if string(sum) != j.noteSum(text) || json.Unmarshal(text, value) != nil {
+		return false
+	}
+	j.noted = true
+	return true
+}
+
+// Empty reports whether there is nothing worth resuming for.
+func (j *Journal) Empty() bool { return len(j.blocks) == 0 && !j.noted }
+
+// noteSum is the checksum of a note of this run.
+func (j *Journal) noteSum(text []byte) string {
+	sum := sha256.New()
+	sum.Write([]byte(j.run))
+	sum.Write(text)
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
 // MarkWriting notes that from now on the output may be there, so that a run that
 // resumes knows it for its own. See IsWriting.
 func (j *Journal) MarkWriting() error {
@@ -255,6 +298,15 @@ func (j *Journal) MarkWriting() error {
 func IsWriting(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, writingName))
 	return err == nil
+}
+
+// ForgetWriting says that what is at an output's place is no more the unfinished
+// run's: another run is about to write there.
+func ForgetWriting(dir string) error {
+	if err := os.Remove(filepath.Join(dir, writingName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove %s: %w", filepath.Join(dir, writingName), raw.Cause(err))
+	}
+	return nil
 }
 
 func (j *Journal) path(name string) string { return filepath.Join(j.dir, name) }

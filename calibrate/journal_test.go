@@ -245,3 +245,53 @@ func TestRemoveKeepsOthers(t *testing.T) {
 		t.Error("a file of somebody else is gone")
 	}
 }
+
+// TestNote: what a run has noted is there for one with the same facts, if it is
+// whole.
+func TestNote(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), ".out.llmc-resume")
+	j := opening(t, dir, someFacts, false)
+	var got []float64
+	if j.Noted("search", &got) || !j.Empty() {
+		t.Error("a new journal has a note")
+	}
+	want := []float64{1.0 / 3, 2}
+	if err := j.Note("search", want); err != nil {
+		t.Fatal(err)
+	}
+	j.Close()
+	if blocks, any := Unfinished(dir); blocks != 0 || !any {
+		t.Errorf("%d blocks are unfinished, anything: %t", blocks, any)
+	}
+	path := filepath.Join(dir, "note-search")
+	whole := readAll(t, path)
+	for name, data := range map[string][]byte{
+		"cut": whole[:len(whole)-1], "empty": nil, "no sum": whole[65:], "flipped": append(slices.Clone(whole[:len(whole)-2]), '3', ']'),
+	} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j = opening(t, dir, someFacts, true)
+		if j.Noted("search", &got) || !j.Empty() {
+			t.Errorf("%s: a damaged note is believed", name)
+		}
+		j.Close()
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j = opening(t, dir, someFacts, true)
+	if !j.Noted("search", &got) || !slices.Equal(got, want) || j.Empty() {
+		t.Errorf("the note is %v, want %v", got, want)
+	}
+	if j.Noted("other", &got) {
+		t.Error("there is a note of another name")
+	}
+	if err := j.Remove(); err != nil {
+		t.Error(err)
+	}
+	j.Close()
+	if left, _ := os.ReadDir(filepath.Dir(dir)); len(left) > 0 {
+		t.Errorf("%v is left behind", left)
+	}
+}

@@ -73,7 +73,7 @@ func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *P
 		shape := a.entries[id].Shape
 		return nearest(bits, shape, schemes)
 	}
-	found, err := Measure(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p)
+	found, tokens, err := Measure(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p)
 	if err != nil {
 		return nil, err
 	}
@@ -81,9 +81,7 @@ func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *P
 	if err != nil {
 		return nil, err
 	}
-	for _, ids := range p.Windows {
-		result.ProbeTokens += len(ids)
-	}
+	result.ProbeTokens = tokens
 	return result, nil
 }
 

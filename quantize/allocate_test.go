@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,10 +88,22 @@ func TestMeasure(t *testing.T) {
 		windows := someTokens(2, 24)
 		types := []Scheme{TypeScheme(dtype.Q2_K), TypeScheme(dtype.Q4_0), TypeScheme(dtype.Q8_0)}
 		const tried = 1
-		probe := Probe{Windows: windows, Pick: func(model.ID, []Scheme) int { return tried }}
-		found, err := Measure(context.Background(), kernels.NewCPU(2), w, windows, func(model.ID, int, int) []Scheme { return types }, probe)
+		var done, total int64
+		probe := Probe{Pick: func(model.ID, []Scheme) int { return tried }, Progress: func(d, all int64) {
+			if d < done || d > all || total != 0 && all != total {
+				t.Errorf("progress goes from %d of %d to %d of %d", done, total, d, all)
+			}
+			done, total = d, all
+		}}
+		found, tokens, err := Measure(context.Background(), kernels.NewCPU(2), w, windows, func(model.ID, int, int) []Scheme { return types }, probe)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if tokens != 48 {
+			t.Errorf("measured on %d tokens, want 48", tokens)
+		}
+		if total == 0 || float64(done) < 0.99*float64(total) {
+			t.Errorf("progress ends at %d of %d", done, total)
 		}
 		if want := 2*7 + 1; len(found) != want && (!untied || len(found) != want+1) {
 			t.Fatalf("%d matrices are measured", len(found))
@@ -130,6 +143,45 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+func TestExcerpt(t *testing.T) {
+	windows := make([][]int32, 10)
+	for i := range windows {
+		windows[i] = slices.Repeat([]int32{int32(i)}, 600)
+	}
+	for tokens, want := range map[int][]int32{100: {0}, 1024: {0, 5}, 2600: {0, 2, 4, 6, 8}, 1 << 20: {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}} {
+		var got []int32
+		for _, ids := range excerpt(windows, tokens) {
+			if len(ids) != 512 {
+				t.Fatalf("a window has %d tokens", len(ids))
+			}
+			got = append(got, ids[0])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d tokens are of windows %d, want %d", tokens, got, want)
+		}
+	}
+	if got := excerpt(nil, 8); got != nil {
+		t.Errorf("%d windows of none", len(got))
+	}
+}
+
+// TestSampleRows: rows from all over a matrix, at least 128 if it has them.
+func TestSampleRows(t *testing.T) {
+	for rows, want := range map[int][2]int{5: {5, 1}, 128: {128, 1}, 255: {255, 1}, 256: {128, 2}, 1000: {143, 7}} {
+		values := make([]float32, rows)
+		for r := range values {
+			values[r] = float32(r)
+		}
+		m := sampleRows(kernels.FromFloat32s(rows, 1, values))
+		n, cols := m.Shape()
+		row := make([]float32, 1)
+		m.Row(row, n-1)
+		if n != want[0] || cols != 1 || row[0] != float32((n-1)*want[1]) {
+			t.Errorf("of %d rows %d, the last %g; want %d, every %d", rows, n, row[0], want[0], want[1])
+		}
+	}
+}
+
 func TestExtrapolate(t *testing.T) {
 	got := extrapolate([]float64{0.4, 0.1, 0}, 1, 0.05)
 	if math.Abs(got[0]-0.8) > 1e-12 || got[1] != 0.05 || got[2] != 0 {
@@ -153,7 +205,7 @@ func TestAllocate(t *testing.T) {
 				continue
 			}
 			b := Budget{Bytes: int64(bits * elements / 8), Among: GGUFChoices(), Fused: true}
-			a, err := Allocate(context.Background(), kernels.NewCPU(threads), w, plan, nothing, windows, b, Probe{Windows: windows, Threads: threads})
+			a, err := Allocate(context.Background(), kernels.NewCPU(threads), w, plan, nothing, windows, b, Probe{Threads: threads})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -199,9 +251,47 @@ func TestAllocateRefuses(t *testing.T) {
 		"whose bits could be chosen": {Budget{Bytes: 1 << 30, Among: GGUFChoices()}, all},
 		"no type to choose from":     {Budget{Bytes: 1 << 30}, nothing},
 	} {
-		_, err := Allocate(context.Background(), kernels.NewCPU(1), w, plan, try.fixed, windows, try.budget, Probe{Windows: windows})
+		_, err := Allocate(context.Background(), kernels.NewCPU(1), w, plan, try.fixed, windows, try.budget, Probe{})
 		if err == nil || !strings.Contains(err.Error(), want) || fault.KindOf(err) != fault.KindOf(fault.Usage("")) {
 			t.Errorf("the error is %v, want a usage error with %q", err, want)
 		}
+	}
+}
+
+// TestLeanProbe: with blocks loaded as they are used, and without, the same
+// divergences.
+func TestLeanProbe(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{Layers: 3})
+	windows := someTokens(2, 16)
+	ctx, one := context.Background(), func(model.ID, int, int) []Scheme { return []Scheme{TypeScheme(dtype.Q4_0)} }
+	var want []float64
+	for _, memory := range []int64{0, 1} {
+		p, err := newProbe(ctx, kernels.NewCPU(2), w, windows, one, Probe{MaxMemory: memory, Pick: func(model.ID, []Scheme) int { return 0 }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.lean != (memory > 0) {
+			t.Errorf("with %d bytes of memory, lean is %t", memory, p.lean)
+		}
+		var got []float64
+		for _, block := range []int{0, 1} {
+			if err := p.advance(ctx, block); err != nil {
+				t.Fatal(err)
+			}
+			for _, role := range []model.Role{model.V, model.Down} {
+				s, err := p.linear(ctx, model.ID{Role: role, Block: block}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, s.Losses[0])
+			}
+		}
+		if want == nil {
+			want = got
+		}
+		if !slices.Equal(got, want) || got[0] == got[1] {
+			t.Errorf("with %d bytes of memory, losses are %g, without a limit %g", memory, got, want)
+		}
+		p.free()
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -104,23 +103,72 @@ func (o *budgetOptions) choices(q *quantization) quantize.Budget {
 	return b
 }
 
-// allocate searches the schemes of the tensors and puts them into the job's
-// policy.
-func (o *quantizeOptions) allocate(ctx context.Context, global *globalOptions, c *formats.Checkpoint, w *model.Weights, job *quantizeJob, text eval.Text) error {
-	all8 := *job
-	base, err := newQuantization(c, w, &all8, global.threads)
+// searchNote is the name under which a search's result is kept.
+const searchNote = "search"
+
+// keptSearch is a search's result, as it is kept for a run that resumes.
+type keptSearch struct {
+	Found   quantize.Allocation
+	Schemes []keptScheme
+}
+
+type keptScheme struct {
+	ID     model.ID
+	Scheme quantize.Scheme
+}
+
+// allocate searches the schemes of the tensors, puts them into the job's policy,
+// and plans with them. What it finds is kept for a run that resumes.
+func (o *quantizeOptions) allocate(ctx context.Context, global *globalOptions, c *formats.Checkpoint, w *model.Weights, job *quantizeJob, text eval.Text) (*quantization, error) {
+	base, err := newQuantization(c, w, job, global.threads) // all in 8 bits
 	if err != nil {
+		return nil, err
+	}
+	if _, err := base.read(global.ui, &o.calibration, text); err != nil {
+		return nil, err
+	}
+	if !o.dryRun {
+		if err := o.free(job); err != nil { // it has a name by now
+			return nil, err
+		}
+		if err := base.begin(ctx, global, o); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.search(ctx, global, base); err != nil {
+		return nil, base.unfinished.failed(err)
+	}
+	q, err := newQuantization(c, w, job, global.threads)
+	if err != nil {
+		return nil, base.unfinished.failed(err)
+	}
+	q.unfinished, q.report.Calibration = base.unfinished, base.report.Calibration
+	return q, nil
+}
+
+// search puts the schemes that a search finds into the job's policy, or those
+// that an unfinished run has found.
+func (o *quantizeOptions) search(ctx context.Context, global *globalOptions, base *quantization) error {
+	job := base.job
+	var kept keptSearch
+	if base.unfinished != nil && base.unfinished.journal.Noted(searchNote, &kept) {
+		global.ui.note("resuming: the search for bits is done")
+		job.found = &kept.Found
+		job.found.Schemes = map[model.ID]quantize.Scheme{}
+		for _, s := range kept.Schemes {
+			job.found.Schemes[s.ID] = s.Scheme
+		}
+		job.policy.Tensors = job.found.Schemes
+		return nil
+	}
+	if err := base.weights.Check(ctx, func(done, total int64) { global.ui.progress("check", done, total) }); err != nil {
 		return err
 	}
-	sample, err := base.read(global.ui, &o.calibration, text)
-	if err != nil {
-		return err
-	}
-	windows := sample.windows
 	budget := o.budget.choices(base)
 	if o.budget.bytes > 0 {
 		header := int64(0)
 		if base.out != nil {
+			var err error
 			if header, err = base.out.HeaderBytes(); err != nil {
 				return err
 			}
@@ -132,36 +180,26 @@ func (o *quantizeOptions) allocate(ctx context.Context, global *globalOptions, c
 		return asked || e.Fallback && job.target == quantize.GGUF
 	}
 	probe := quantize.Probe{
-		Windows: probeWindows(w, windows), Threads: global.threads, MaxMemory: o.calibration.memory,
+		Threads: global.threads, MaxMemory: o.calibration.memory,
 		Progress: func(done, total int64) { global.ui.progress("search", done, total) },
 	}
-	found, err := quantize.Allocate(ctx, global.newDevice(), w, base.plan, fixed, windows, budget, probe)
+	found, err := quantize.Allocate(ctx, global.newDevice(), base.weights, base.plan, fixed, job.sample.windows, budget, probe)
 	global.ui.closeProgress()
 	if err != nil {
 		return err
 	}
 	job.policy.Tensors, job.found = found.Schemes, found
-	return nil
-}
-
-// probeWindows cuts the calibration text to so many tokens that trying every
-// linear in the model, from its block on, takes about as long as the walk.
-func probeWindows(w *model.Weights, windows [][]int32) [][]int32 {
-	tokens := 0
-	for _, ids := range windows {
-		tokens += len(ids)
+	if base.unfinished == nil {
+		return nil
 	}
-	linears := 7 * w.Config.Blocks
-	left := min(max(4*tokens/max(linears, 1), 512), 8192)
-	var short [][]int32
-	for _, ids := range windows {
-		if left < 2 {
-			break
+	kept.Found = *found
+	for i := range base.plan.Entries {
+		id := base.plan.Entries[i].ID
+		if s, ok := found.Schemes[id]; ok {
+			kept.Schemes = append(kept.Schemes, keptScheme{id, s})
 		}
-		ids = ids[:min(left, len(ids))]
-		short, left = append(short, ids), left-len(ids)
 	}
-	return slices.Clip(short)
+	return base.unfinished.journal.Note(searchNote, kept)
 }
 
 // printAllocation says what the search expects.

@@ -133,14 +133,29 @@ type calibrationReport struct {
 	StaticGroups bool    `json:"static_groups"`
 }
 
-// read reads the calibration text.
+// read reads the calibration text, unless it has been read.
 func (q *quantization) read(ui *ui, c *calibrationOptions, text eval.Text) (*sample, error) {
-	s, err := c.read(ui, text, q.from, q.weights)
-	if err != nil {
-		return nil, err
+	if q.job.sample == nil {
+		var err error
+		if q.job.sample, err = c.read(ui, text, q.from, q.weights); err != nil {
+			return nil, err
+		}
 	}
+	s := q.job.sample
 	q.report.Calibration = &calibrationReport{s.report, c.damp, c.actOrder, c.staticGroups}
 	return s, nil
+}
+
+// begin begins a run whose finished blocks are kept beside its output, if they
+// are, or takes up one.
+func (q *quantization) begin(ctx context.Context, global *globalOptions, o *quantizeOptions) error {
+	if q.unfinished != nil || q.out == nil || !q.job.keepsBlocks() {
+		return nil
+	}
+	in := runInputs{model: q.from, calibration: q.job.sample.content, flags: o.flags, arithmetic: global.newDevice().Name()}
+	var err error
+	q.unfinished, err = beginRun(ctx, global, in, q.job.out, q.weights.Config.Blocks, o.calibration.resume)
+	return err
 }
 
 // forecast says what calibration would take.
@@ -177,11 +192,10 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 	}
 	c.limit(schedule)
 	dev := global.newDevice()
-	if q.out != nil && !q.job.gather {
-		in := runInputs{model: q.from, calibration: s.content, flags: o.flags, arithmetic: dev.Name()}
-		if q.unfinished, err = beginRun(ctx, global, in, q.job.out, q.weights.Config.Blocks, c.resume); err != nil {
-			return err
-		}
+	if err := q.begin(ctx, global, o); err != nil {
+		return err
+	}
+	if q.unfinished != nil {
 		options.Journal = q.unfinished.journal
 	}
 	showProgress(global.ui, &options, q.weights.Config.Blocks)

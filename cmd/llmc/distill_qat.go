@@ -146,7 +146,7 @@ func (d *distillation) writeRounded(ctx context.Context, global *globalOptions, 
 	}
 	if out == d.out {
 		var err error
-		if force, err = d.unfinished.writing(q.out.Tensors(), force); err != nil {
+		if force, err = d.unfinished.writing(out, q.out.Tensors(), force); err != nil {
 			return err
 		}
 	}

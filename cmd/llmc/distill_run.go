@@ -480,7 +480,7 @@ func (d *distillation) write(ctx context.Context, global *globalOptions, out str
 		return err
 	}
 	if out == d.out {
-		if force, err = d.unfinished.writing(laidOut.Tensors(), force); err != nil {
+		if force, err = d.unfinished.writing(out, laidOut.Tensors(), force); err != nil {
 			return err
 		}
 	}

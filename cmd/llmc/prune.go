@@ -240,7 +240,7 @@ func runPrune(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 				return err
 			}
 		}
-		return checkOutput(p.out, o.samples.resume, o.force)
+		return checkOutput(p.out, p.calibrates(), o.samples.resume, o.force)
 	}
 	if err := free(); err != nil {
 		return err
@@ -272,6 +272,9 @@ func runPrune(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 		return p.unfinished.failed(err)
 	}
 	p.unfinished.finished(global.ui)
+	if !p.calibrates() {
+		mentionUnfinished(global.ui, p.out)
+	}
 	return nil
 }
 
@@ -323,7 +326,7 @@ func (p *pruning) execute(ctx context.Context, global *globalOptions, o *pruneOp
 	}
 	p.report.add(p.run.Results(), p.weights)
 	if p.export != nil {
-		force, err := p.unfinished.writing(p.export.Tensors(), o.force)
+		force, err := p.unfinished.writing(p.out, p.export.Tensors(), o.force)
 		if err != nil {
 			return err
 		}

@@ -205,7 +205,7 @@ func runStructured(ctx context.Context, global *globalOptions, o *pruneOptions, 
 		}
 	}
 	for _, out := range p.report.Outputs {
-		if err := checkOutput(out.Output, o.samples.resume, o.force); err != nil {
+		if err := checkOutput(out.Output, true, o.samples.resume, o.force); err != nil {
 			return err
 		}
 	}
@@ -455,7 +455,7 @@ func (p *structuredRun) write(ctx context.Context, ui *ui, w *model.Weights, pat
 	if err != nil {
 		return err
 	}
-	force, err := run.writing(e.Tensors(), p.options.force)
+	force, err := run.writing(path, e.Tensors(), p.options.force)
 	if err != nil {
 		return err
 	}

@@ -146,8 +146,10 @@ type quantizeJob struct {
 	maxShard int64
 	gather   bool // an importance matrix is gathered
 	only     bool // nothing but that
+	budget   bool // a search chooses every tensor's bits
 
-	found *quantize.Allocation // what a search found; nil without one
+	found  *quantize.Allocation // what a search found; nil without one
+	sample *sample              // of calibration text, once it is read
 }
 
 // calibrates reports whether text is taken through the model.
@@ -158,10 +160,13 @@ func (j *quantizeJob) solves() bool {
 	return j.method.Needs() != quantize.NeedsNothing || j.policy.Inputs.Static
 }
 
+// keepsBlocks reports whether finished blocks are kept beside an output.
+func (j *quantizeJob) keepsBlocks() bool { return j.solves() && !j.gather }
+
 // settle turns flags into a job, and refuses those that do not go together.
 // No file is opened.
 func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantizeJob, error) {
-	job := &quantizeJob{path: demo.Name, out: o.out, pruner: o.pruner}
+	job := &quantizeJob{path: demo.Name, out: o.out, budget: o.budget.asked(), pruner: o.pruner}
 	if len(args) > 0 {
 		job.path = args[0]
 	}
@@ -261,7 +266,7 @@ func (j *quantizeJob) defaultOut(plan *quantize.Plan) string {
 	switch {
 	case j.target == quantize.GGUF:
 		return base + "-" + j.policy.Mix.Name + ".gguf"
-	case len(j.policy.Tensors) > 0:
+	case j.budget:
 		return fmt.Sprintf("%s-%s-%s", base, j.target, mixed)
 	}
 	s := j.policy.Scheme
@@ -341,20 +346,7 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 			return err
 		}
 	}
-	free := func() error {
-		if o.dryRun {
-			return nil
-		}
-		o.replaceReport = o.force || o.calibration.resume && job.out != "" && calibrate.IsWriting(calibrate.JournalDir(job.out))
-		if err := checkFree(o.reportFile); err != nil && !o.replaceReport && job.out != "" {
-			return err
-		}
-		if err := checkFree(o.calibration.saveImatrix); err != nil && !o.force {
-			return err
-		}
-		return checkOutput(job.out, o.calibration.resume, o.force)
-	}
-	if err := free(); err != nil {
+	if err := o.free(job); err != nil {
 		return err
 	}
 	if isDemo(job.path) {
@@ -369,15 +361,43 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	if err != nil {
 		return fmt.Errorf("%s: %w", job.path, err)
 	}
-	if o.budget.asked() {
-		if err := o.allocate(ctx, global, c, w, job, calibrationText); err != nil {
-			return fmt.Errorf("%s: %w", job.path, err)
-		}
+	var q *quantization
+	if job.budget {
+		q, err = o.allocate(ctx, global, c, w, job, calibrationText)
+	} else {
+		q, err = newQuantization(c, w, job, global.threads)
 	}
-	q, err := newQuantization(c, w, job, global.threads)
 	if err != nil {
 		return fmt.Errorf("%s: %w", job.path, err)
 	}
+	if err := q.perform(ctx, global, o, calibrationText, text); err != nil {
+		return q.unfinished.failed(err)
+	}
+	q.unfinished.finished(ui)
+	if !o.dryRun && !job.keepsBlocks() {
+		mentionUnfinished(ui, job.out)
+	}
+	return nil
+}
+
+// free refuses outputs that are there, before any work is done.
+func (o *quantizeOptions) free(job *quantizeJob) error {
+	if o.dryRun {
+		return nil
+	}
+	o.replaceReport = o.force || o.calibration.resume && job.out != "" && calibrate.IsWriting(calibrate.JournalDir(job.out))
+	if err := checkFree(o.reportFile); err != nil && !o.replaceReport && job.out != "" {
+		return err
+	}
+	if err := checkFree(o.calibration.saveImatrix); err != nil && !o.force {
+		return err
+	}
+	return checkOutput(job.out, job.keepsBlocks(), o.calibration.resume, o.force)
+}
+
+// perform does what is planned, or prints it for a dry run. text may be nil.
+func (q *quantization) perform(ctx context.Context, global *globalOptions, o *quantizeOptions, calibrationText eval.Text, text *eval.Text) error {
+	job, ui := q.job, global.ui
 	if o.calibration.imatrix != "" {
 		if err := q.readImportance(o.calibration.imatrix); err != nil {
 			return err
@@ -399,14 +419,12 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 		}
 		return q.printPlan(ui)
 	}
-	if err := free(); err != nil { // it has a name by now
-		return err
+	if q.unfinished == nil { // nor was looked at before it was begun
+		if err := o.free(job); err != nil { // it has a name by now
+			return err
+		}
 	}
-	if err := q.execute(ctx, global, o, calibrationText, text); err != nil {
-		return q.unfinished.failed(err)
-	}
-	q.unfinished.finished(ui)
-	return nil
+	return q.execute(ctx, global, o, calibrationText, text)
 }
 
 // execute does what was planned. text may be nil.
@@ -523,7 +541,7 @@ func (q *quantization) carryOut(ctx context.Context, global *globalOptions, forc
 		global.ui.closeProgress()
 		return err
 	}
-	force, err := q.unfinished.writing(q.out.Tensors(), force)
+	force, err := q.unfinished.writing(q.job.out, q.out.Tensors(), force)
 	if err != nil {
 		return err
 	}

@@ -89,10 +89,17 @@ func programDigest() (string, error) {
 }
 
 // checkOutput refuses an output that is there, or begun, before any work is
-// done. What --force and --resume allow is not refused.
-func checkOutput(out string, resume, force bool) error {
+// done. What --force and --resume allow is not refused. What is begun matters
+// only to runs that keep blocks; others leave it alone.
+func checkOutput(out string, keeps, resume, force bool) error {
 	if out == "" {
 		return nil
+	}
+	if !keeps {
+		if force {
+			return nil
+		}
+		return checkFree(out)
 	}
 	dir := calibrate.JournalDir(out)
 	if err := calibrate.Sweep(dir); err != nil || force {
@@ -101,11 +108,32 @@ func checkOutput(out string, resume, force bool) error {
 	if resume && calibrate.IsWriting(dir) {
 		return nil // the output may be the unfinished run's own: looked at again by begin
 	}
-	if n := calibrate.Unfinished(dir); n > 0 && !resume {
-		return fault.Hint(fault.Usage("%s was begun and is not finished, %d blocks are done", out, n),
+	if n, any := calibrate.Unfinished(dir); any && !resume {
+		return fault.Hint(fault.Usage("%s was begun and is not finished, %s done", out, doneString(n)),
 			"pass --resume to go on, or --force to begin again")
 	}
 	return checkFree(out)
+}
+
+// doneString is what an unfinished run has done.
+func doneString(blocks int) string {
+	switch blocks {
+	case 0:
+		return "its search for bits is"
+	case 1:
+		return "1 block is"
+	}
+	return fmt.Sprintf("%d blocks are", blocks)
+}
+
+// mentionUnfinished says, after a run that keeps no blocks has written an
+// output, that there are those of another run.
+func mentionUnfinished(ui *ui, out string) {
+	if dir := calibrate.JournalDir(out); out != "" {
+		if n, any := calibrate.Unfinished(dir); any {
+			ui.note("an earlier run for %s is not finished, %s done: remove %s if it is not to be resumed", out, doneString(n), dir)
+		}
+	}
 }
 
 // beginRun begins a run, or takes up an unfinished one.
@@ -115,13 +143,13 @@ func beginRun(ctx context.Context, global *globalOptions, in runInputs, out stri
 		return nil, err
 	}
 	dir := calibrate.JournalDir(out)
-	old := calibrate.Unfinished(dir)
+	old, begun := calibrate.Unfinished(dir)
 	journal, err := calibrate.OpenJournal(dir, facts, resume)
 	if err != nil {
 		return nil, err
 	}
-	if old > 0 && !resume {
-		global.ui.note("beginning again: %d blocks of an unfinished run are dropped", old)
+	if begun && !resume {
+		global.ui.note("beginning again: what an unfinished run has done is dropped (%s done)", doneString(old))
 	}
 	u := &unfinished{journal: journal, output: out, unit: "blocks", total: blocks, done: journal.Blocks}
 	if err := raw.Recover(out); err != nil {
@@ -139,9 +167,9 @@ func beginRun(ctx context.Context, global *globalOptions, in runInputs, out stri
 // writing notes that the output is about to be written, and reports whether it
 // may replace what is there: what force allows, and an output of this run's own
 // that was there already when it was killed.
-func (u *unfinished) writing(tensors []raw.Tensor, force bool) (bool, error) {
+func (u *unfinished) writing(out string, tensors []raw.Tensor, force bool) (bool, error) {
 	if u == nil {
-		return force, nil
+		return force, calibrate.ForgetWriting(calibrate.JournalDir(out))
 	}
 	again := calibrate.IsWriting(calibrate.JournalDir(u.output)) && holds(u.output, tensors)
 	if !force && !again {
@@ -176,13 +204,17 @@ func (u *unfinished) failed(err error) error {
 	}
 	defer u.close()
 	n := u.done()
-	if n == 0 || fault.KindOf(err) == fault.InvalidFile { // that input fails again
+	if n == 0 && u.journal.Empty() || fault.KindOf(err) == fault.InvalidFile { // that input fails again
 		if left := u.journal.Remove(); left != nil {
 			return errors.Join(err, left)
 		}
 		return err
 	}
-	hint := fmt.Sprintf("%d of %d %s are kept: the same command with --resume goes on from there", n, u.total, u.unit)
+	kept := fmt.Sprintf("%d of %d %s are", n, u.total, u.unit)
+	if n == 0 {
+		kept = "the search's result is"
+	}
+	hint := kept + " kept: the same command with --resume goes on from there"
 	if other := fault.HintOf(err); other != "" {
 		hint = other + "; " + hint
 	}

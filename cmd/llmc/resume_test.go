@@ -76,13 +76,15 @@ func TestKilledAndResumed(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for i, flags := range [][]string{
-		{"--bits", "4", "--group-size", "32", "--head", "--to", "compressed-tensors"},
-		{"--type", "Q4_0"},
+		{"gptq", "--bits", "4", "--group-size", "32", "--head", "--to", "compressed-tensors"},
+		{"gptq", "--type", "Q4_0"},
+		{"awq", "--bits", "4", "--group-size", "32", "--to", "awq"},
+		{"gptq", "--target-bpw", "6", "--to", "gguf"},
 	} {
-		t.Run(flags[0], func(t *testing.T) {
-			args := append([]string{"quantize", model, "--method", "gptq", "--calibration", text, "--samples", "8",
-				"--calibration-context", "64", "--json", "--resume", "-o", "out"}, flags...)
-			killAndResume(t, args, (moments+i)/2, random)
+		t.Run(strings.Join(flags[:2], ""), func(t *testing.T) {
+			args := append([]string{"quantize", model, "--calibration", text, "--samples", "8",
+				"--calibration-context", "64", "--json", "--resume", "-o", "out", "--method"}, flags...)
+			killAndResume(t, args, (moments+i)/4, random)
 		})
 	}
 }
