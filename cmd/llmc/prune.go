@@ -74,10 +74,10 @@ smaller model of the same family, which transformers and llama.cpp run faster:
   --structured hidden  channels of the residual stream, in the whole model
   --structured layers  whole layers
 Text shows what matters: those heads and neurons stay without which the output
-changes most once the others have made up for them (arXiv 2302.04089), or with
---importance activations those with the largest ones (arXiv 2407.14679);
-channels by the size of their activations, layers by how far they turn the
-residual stream (arXiv 2403.03853). Then down, or o and down, are fitted block
+changes most once the others have made up for them (arXiv 2302.04089), channels
+with the largest activations (arXiv 2407.14679), layers that turn the residual
+stream most (arXiv 2403.03853); --importance says otherwise, as taylor: what the
+loss changes most without (arXiv 1906.10771). Then down, or o and down, are fitted block
 after block so that the residual stream becomes what it was. How much goes is
 said by one of --sparsity (a share of the parts; the nearest number that there
 can be), --remove, --target-params, --target-size and --nested. Quantized

@@ -44,7 +44,7 @@ func (o *structuredOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.targetSize, "target-size", "", "remove as few as leave at most this size: 200MB")
 	flags.Float64SliceVar(&o.nested, "nested", nil, "write a model for each of these `shares` that are left, from one ranking: 0.75,0.5")
 	flags.IntVar(&o.multiple, "multiple", structured.DefaultMultiple, "ffn, hidden: what widths are multiples of; 256 for llama.cpp's K-quants")
-	flags.StringVar(&o.importance, "importance", structured.Reconstruction.String(), "heads, ffn: what makes them important, "+strings.Join(structured.ImportanceNames(), " or "))
+	flags.StringVar(&o.importance, "importance", "", "what stays: heads, ffn: reconstruction, activations or taylor; hidden: activations or taylor; layers: influence or taylor (default the first)")
 	flags.BoolVar(&o.noRepair, "no-repair", false, "do not fit what is left to make up for what is gone")
 	putUnder(topicStructured, flags, "structured", "remove", "target-params", "target-size", "nested", "multiple", "importance", "no-repair")
 }
@@ -72,8 +72,8 @@ func (o *pruneOptions) settleStructured(args []string) (*structuredJob, error) {
 	if job.axis, ok = structured.ParseAxis(s.axis); !ok {
 		return nil, fault.Usage("--structured is %q, allowed are %s", s.axis, strings.Join(structured.AxisNames(), ", "))
 	}
-	if job.importance, ok = structured.ParseImportance(s.importance); !ok {
-		return nil, fault.Usage("--importance is %q, allowed are %s", s.importance, strings.Join(structured.ImportanceNames(), ", "))
+	if err := o.settleImportance(job); err != nil {
+		return nil, err
 	}
 	if err := o.settleAmount(job); err != nil {
 		return nil, err
@@ -103,6 +103,21 @@ func (o *pruneOptions) settleStructured(args []string) (*structuredJob, error) {
 		return job, nil // no text is read
 	}
 	return job, o.samples.settle(job.path, o.flags.Changed)
+}
+
+// settleImportance settles what the parts are ranked by.
+func (o *pruneOptions) settleImportance(job *structuredJob) error {
+	allowed := job.axis.Importances()
+	job.importance = allowed[0]
+	name := o.structured.importance
+	if name == "" {
+		return nil
+	}
+	var ok bool
+	if job.importance, ok = structured.ParseImportance(name); !ok || !slices.Contains(allowed, job.importance) {
+		return fault.Usage("--importance is %q, allowed for %s are %s", name, job.axis, strings.Trim(fmt.Sprint(allowed), "[]"))
+	}
+	return nil
 }
 
 // settleAmount settles how much goes, which is said once.
@@ -224,7 +239,7 @@ func (p *structuredRun) plan() error {
 	}
 	p.report = structuredReport{
 		Model: job.path, Structured: job.axis.String(), Unit: job.axis.Unit(c), Units: job.axis.Units(c),
-		Parameters: c.Parameters(), Repair: !o.structured.noRepair,
+		Parameters: c.Parameters(), Repair: !o.structured.noRepair, RankedBy: job.importance.String(),
 	}
 	for _, id := range c.IDs() {
 		p.report.Bytes += p.weights.Bytes(id)

@@ -20,6 +20,7 @@ type structuredReport struct {
 	Parameters  int64              `json:"parameters"`
 	Bytes       int64              `json:"bytes"` // of the tensors
 	Repair      bool               `json:"repair"`
+	RankedBy    string             `json:"ranked_by"`
 	Notes       []string           `json:"notes,omitempty"`
 	Calibration *sampleReport      `json:"calibration,omitempty"`
 	Importance  [][]float64        `json:"importance,omitempty"` // by block and unit, or by unit

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 
@@ -68,25 +69,32 @@ func (r *Ranking) Cut(c *model.Config, n int) *model.Cut {
 	return &model.Cut{Heads: kept}
 }
 
-// Importance is what makes a head or a neuron important.
+// Importance is what makes a unit important.
 type Importance uint8
 
 // The kinds of importance.
 const (
-	// Reconstruction is how much is lost without a unit once the others have made
-	// up for it: those go first, one after the other, without which the output of
-	// the linear that multiplies them changes least (section 3 of arXiv
-	// 2302.04089). Tokens count alike, whatever the size of their activations.
+	// Reconstruction is how much is lost without a head or a neuron once the
+	// others have made up for it: those go first, one after the other, without
+	// which the output of the linear that multiplies them changes least (section 3
+	// of arXiv 2302.04089). Tokens count alike, whatever the size of their
+	// activations.
 	Reconstruction Importance = iota
 	// Activations is the size of a unit's activations (section 2.2 of arXiv
-	// 2407.14679).
+	// 2407.14679): of what attention or a neuron puts out, of what all norms make
+	// of a channel, with L2 norms over all tokens.
 	Activations
+	// Influence is how far a layer turns the residual stream, one minus the cosine
+	// between what goes in and what comes out (section 2.2 of arXiv 2403.03853).
+	Influence
+	// Taylor is how the model's loss changes without a unit, to first order: the
+	// mean over the samples of (Σ w ∂L/∂w)², w being the weights that write what
+	// the unit makes to the residual stream, or into the channel (section 3.1 of
+	// arXiv 1906.10771). It takes the whole model in float32 with its gradients.
+	Taylor
 )
 
-var importanceNames = []string{"reconstruction", "activations"}
-
-// ImportanceNames lists the names of all kinds of importance.
-func ImportanceNames() []string { return importanceNames }
+var importanceNames = []string{"reconstruction", "activations", "influence", "taylor"}
 
 // ParseImportance returns the kind of a name.
 func ParseImportance(name string) (Importance, bool) {
@@ -97,20 +105,28 @@ func ParseImportance(name string) (Importance, bool) {
 // String returns the name.
 func (i Importance) String() string { return importanceNames[i] }
 
+// Importances lists what the units of an axis can be ranked by, the default
+// first.
+func (a Axis) Importances() []Importance {
+	switch a {
+	case Hidden:
+		return []Importance{Activations, Taylor}
+	case Layers:
+		return []Importance{Influence, Taylor}
+	}
+	return []Importance{Reconstruction, Activations, Taylor}
+}
+
 // RankOptions are how [Rank] works.
 type RankOptions struct {
-	Importance Importance // of heads and neurons
+	Importance Importance // one of the axis's
 	Least      int        // units that are left at the least, which need no order
 	Damp       float64    // as in Options
 	Threads    int        // as in Options
 }
 
 // Rank takes windows of token ids through the model and scores every unit of an
-// axis: heads and neurons by their importance; channels by the size of what all
-// norms make of them (section 2.2 of arXiv 2407.14679, with L2 norms over all
-// tokens); layers by how far they turn the residual stream, one minus the cosine
-// between what goes in and what comes out (block influence, section 2.2 of arXiv
-// 2403.03853).
+// axis. o.Importance must be one of the axis's.
 //
 // walk may bound the memory and be told of the progress; what is gathered is up
 // to Rank.
@@ -118,14 +134,18 @@ func Rank(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][
 	r := &Ranking{Axis: a}
 	var err error
 	switch {
-	case a == Layers:
+	case !slices.Contains(a.Importances(), o.Importance):
+		return nil, fmt.Errorf("%s are not ranked by %s", a, o.Importance)
+	case o.Importance == Taylor:
+		err = r.byTaylor(ctx, w, windows, o, walk)
+	case o.Importance == Influence:
 		err = r.byInfluence(ctx, dev, w, windows, walk)
+	case o.Importance == Reconstruction:
+		err = r.byReconstruction(ctx, dev, w, windows, o, walk)
 	case a == Hidden:
 		err = r.channels(ctx, dev, w, windows, walk)
-	case o.Importance == Activations:
-		err = r.byActivations(ctx, dev, w, windows, walk)
 	default:
-		err = r.byReconstruction(ctx, dev, w, windows, o, walk)
+		err = r.byActivations(ctx, dev, w, windows, walk)
 	}
 	if err != nil {
 		return nil, err

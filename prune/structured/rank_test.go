@@ -66,7 +66,7 @@ func TestRank(t *testing.T) {
 	want := slowScores(t, w, windows)
 	for a := range Axis(len(axisNames)) {
 		dev := kernels.NewCPU(2)
-		r, err := Rank(context.Background(), dev, w, windows, a, RankOptions{Importance: Activations}, calibrate.Options{})
+		r, err := Rank(context.Background(), dev, w, windows, a, RankOptions{Importance: map[bool]Importance{false: Activations, true: Influence}[a == Layers]}, calibrate.Options{})
 		dev.Close()
 		if err != nil {
 			t.Fatal(err)
@@ -166,4 +166,95 @@ func slowScores(t *testing.T, w *model.Weights, windows [][]int32) map[Axis][][]
 		want[Hidden][0] = append(want[Hidden][0], sum)
 	}
 	return want
+}
+
+// TestTaylor compares with what the loss of each window becomes when what a unit
+// writes is made a little smaller.
+func TestTaylor(t *testing.T) {
+	w := tiny(t, nil)
+	windows := randomWindows(2, 12)
+	c := &w.Config
+	const step = 0.02
+	for a := range Axis(len(axisNames)) {
+		r, err := Rank(context.Background(), kernels.NewCPU(1), w, windows, a, RankOptions{Importance: Taylor, Threads: 2}, calibrate.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for list := range r.Scores {
+			for _, unit := range []int{0, a.Units(c) - 1} {
+				want := 0.0
+				for _, ids := range windows {
+					slope := (scaledLoss(t, w, a, list, unit, 1+step, ids) - scaledLoss(t, w, a, list, unit, 1-step, ids)) / (2 * step)
+					want += slope * slope / float64(len(windows))
+				}
+				if got := r.Scores[list][unit]; math.Abs(got-want) > 0.02*want+1e-6 {
+					t.Errorf("%s: unit %d of list %d has %g, want %g", a, unit, list, got, want)
+				}
+			}
+		}
+	}
+}
+
+// scaledLoss is the cross-entropy of a window, summed, when all weights that
+// write what a unit makes are multiplied by a factor.
+func scaledLoss(t *testing.T, w *model.Weights, a Axis, list, unit int, factor float32, ids []int32) float64 {
+	t.Helper()
+	out, err := w.Cut(&model.Cut{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &w.Config
+	for _, id := range c.IDs() {
+		if (id.Role != model.O && id.Role != model.Down && id.Role != model.Embed) || id.Bias {
+			continue
+		}
+		m, err := w.Matrix(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, cols := m.Shape()
+		values := kernels.Float32s(m)
+		for i := range values {
+			row, col := i/cols, i%cols
+			hit := false
+			switch {
+			case a == Hidden && id.Role == model.Embed:
+				hit = col == unit
+			case id.Role == model.Embed:
+			case a == Hidden:
+				hit = row == unit
+			case a == Layers:
+				hit = id.Block == unit
+			case a == FFN:
+				hit = id.Role == model.Down && id.Block == list && col == unit
+			case a == Heads:
+				hit = id.Role == model.O && id.Block == list && col/(cols/c.KVHeads) == unit
+			}
+			if hit {
+				values[i] *= factor
+			}
+		}
+		out.Replace(id, kernels.FromFloat32s(rows, cols, values))
+	}
+	dev := kernels.NewCPU(1)
+	defer dev.Close()
+	m, err := model.New(dev, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	err = m.Forward(context.Background(), m.NewState(), ids, func(first int, hidden *kernels.Tensor) error {
+		logits := m.Logits(hidden)
+		for r := range logits.Rows {
+			if first+r+1 < len(ids) {
+				row := logits.Data[r*logits.Cols:][:logits.Cols]
+				sum += kernels.LogSumExp(row) - float64(row[ids[first+r+1]])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
 }
