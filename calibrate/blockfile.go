@@ -41,6 +41,7 @@ type blockHeader struct {
 // 8-bit floats with scales, or a dense matrix of a type.
 type tensorHeader struct {
 	Role      string `json:"role"`
+	Expert    int    `json:"expert,omitempty"` // from 1 on
 	Bias      bool   `json:"bias,omitempty"`
 	Vector    bool   `json:"vector,omitempty"`
 	Rows      int    `json:"rows"`
@@ -57,15 +58,14 @@ type tensorHeader struct {
 
 // keptTensor is a tensor of a block file; a vector is a matrix of one row.
 type keptTensor struct {
-	role   model.Role
-	bias   bool
+	id     model.ID // its block is not looked at
 	vector bool
 	matrix kernels.Matrix
 }
 
 // sections returns a tensor's header and what it consists of.
 func (k *keptTensor) sections() (tensorHeader, [][]byte, error) {
-	h := tensorHeader{Role: k.role.String(), Bias: k.bias, Vector: k.vector}
+	h := tensorHeader{Role: k.id.Role.String(), Expert: int(k.id.Expert), Bias: k.id.Bias, Vector: k.vector}
 	h.Rows, h.Cols = k.matrix.Shape()
 	var parts [][]byte
 	switch m := k.matrix.(type) {
@@ -182,7 +182,7 @@ func readBlock(data []byte) (blockHeader, []keptTensor, error) {
 		if err != nil {
 			return h, nil, fmt.Errorf("its tensor %s: %w", w.Role, err)
 		}
-		tensors = append(tensors, keptTensor{role, w.Bias, w.Vector, m})
+		tensors = append(tensors, keptTensor{model.ID{Role: role, Expert: model.Expert(w.Expert), Bias: w.Bias}, w.Vector, m})
 	}
 	return h, tensors, nil
 }

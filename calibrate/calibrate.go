@@ -15,13 +15,19 @@ import (
 	"slices"
 	"strings"
 
-	"llmc/internal/fault"
 	"llmc/kernels"
 	"llmc/model"
 )
 
 // Inputs is what calibration knows of the activations that a linear multiplies.
 type Inputs struct {
+	// Expert is whose linears these are the inputs of, in a mixture of experts.
+	// Routed is how many tokens the router sent to it. Where that is too few
+	// to tell what its inputs are like, all tokens were run through the expert,
+	// and Tokens counts those; see [Inputs.Uncovered].
+	Expert model.Expert
+	Routed int
+
 	Tokens     int       // rows that were seen
 	MeanSquare []float32 // [in] mean of x² of each input channel
 	MeanAbs    []float32 // [in] mean of |x|
@@ -73,7 +79,10 @@ func (o *Options) dir() string {
 }
 
 // Visitor is called once for each input of a block, with the linears that
-// share it, from the last to the first: down; gate and up; o; q, k and v. With
+// share it, from the last to the first: down; gate and up; o; q, k and v. Of a
+// mixture it is called for each expert, in.Expert, and with the input of the
+// router, which all tokens are seen at, after all downs and before the first
+// gate; see [model.Config.Inputs]. With
 // Options.Final the last call of all is for the head, whose block is -1. It may
 // put other weights in their place with [model.Weights.Replace], and change
 // those of the block whose turn is still to come, as [llmc/model/fold] does: what
@@ -93,9 +102,6 @@ type Visitor func(ctx context.Context, block int, roles []model.Role, in *Inputs
 func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, o Options, visit Visitor) error {
 	if len(windows) == 0 {
 		return errors.New("there are no calibration samples")
-	}
-	if w.Config.Experts.Count > 0 {
-		return fault.Invalid("the model is a mixture of experts (%s), and calibration does not know those yet", w.Config.Family.Name)
 	}
 	sizes := make([]int, len(windows))
 	longest := 0
@@ -331,7 +337,7 @@ func (w *walk) forward(ctx context.Context, i int, each func(window int, x *kern
 // final gathers what the final norm makes of the hidden states.
 func (w *walk) final(ctx context.Context, visit Visitor) error {
 	roles := []model.Role{model.Head}
-	g := newGatherer(w.dev, roles, w.weights.Config.Hidden, w.options.Hessian)
+	g := newGatherer(w.dev, model.Input{Roles: roles}, w.weights.Config.Hidden, w.options.Hessian)
 	for window, rows := range w.rows {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -357,7 +363,11 @@ func (w *walk) final(ctx context.Context, visit Visitor) error {
 // visitor at them. through says that what comes out of the block is what the next
 // one takes.
 func (w *walk) pass(ctx context.Context, i int, pass []input, through bool, visit Visitor) error {
-	gathered, err := w.gather(ctx, i, pass, through)
+	mixture := w.weights.Config.Experts.Count > 0
+	gathered, err := w.gather(ctx, i, pass, through && !mixture)
+	if err == nil && mixture {
+		err = w.cover(ctx, i, pass, gathered, through)
+	}
 	if err != nil {
 		return err
 	}
@@ -365,10 +375,10 @@ func (w *walk) pass(ctx context.Context, i int, pass []input, through bool, visi
 	for at, g := range slices.Backward(gathered) {
 		in, err := g.inputs()
 		if err != nil {
-			return fmt.Errorf("block %d, the input of %s: %w", i, rolesString(g.roles), err)
+			return fmt.Errorf("block %d, the input of %s: %w", i, inputString(g.to), err)
 		}
 		gathered[at] = nil // its memory goes when the visitor returns
-		if err := visit(ctx, i, g.roles, in); err != nil {
+		if err := visit(ctx, i, g.to.Roles, in); err != nil {
 			return err
 		}
 		w.advance(pass[at].solve.Flops)
@@ -380,14 +390,14 @@ func (w *walk) pass(ctx context.Context, i int, pass []input, through bool, visi
 // they are to be kept.
 func (w *walk) gather(ctx context.Context, i int, pass []input, through bool) ([]*gatherer, error) {
 	var all []*gatherer
-	gatherers := map[model.Role]*gatherer{}
+	gatherers := map[inputKey]*gatherer{}
 	for _, in := range pass {
-		g := newGatherer(w.dev, in.roles, int(in.width), w.options.Hessian)
-		gatherers[in.roles[0]] = g
+		g := newGatherer(w.dev, in.to, int(in.width), w.options.Hessian)
+		gatherers[keyOf(in.to)] = g
 		all = append(all, g)
 	}
 	w.model.SetHook(func(_ int, to model.Input, in *kernels.Tensor) {
-		if g := gatherers[to.Roles[0]]; g != nil {
+		if g := gatherers[keyOf(to)]; g != nil {
 			g.add(in)
 		}
 	})
@@ -438,10 +448,22 @@ func (w *walk) advance(flops float64) {
 	}
 }
 
-func rolesString(roles []model.Role) string {
+// inputKey tells the inputs of a block apart.
+type inputKey struct {
+	expert model.Expert
+	first  model.Role
+}
+
+func keyOf(to model.Input) inputKey { return inputKey{to.Expert, to.Roles[0]} }
+
+func inputString(to model.Input) string {
 	var names []string
-	for _, r := range roles {
+	for _, r := range to.Roles {
 		names = append(names, r.String())
 	}
-	return strings.Join(names, ", ")
+	s := strings.Join(names, ", ")
+	if to.Expert != model.NoExpert {
+		s += fmt.Sprintf(" of expert %d", to.Expert.Index())
+	}
+	return s
 }

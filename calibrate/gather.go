@@ -11,7 +11,8 @@ import (
 // gatherer sums what Inputs needs over the windows.
 type gatherer struct {
 	dev     kernels.Device
-	roles   []model.Role
+	to      model.Input
+	routed  int // tokens that the router sent to the expert, if all were taken instead
 	tokens  int
 	squares []float64       // [in]
 	abs     []float64       // [in]
@@ -37,8 +38,8 @@ func addBytes(rows, in int, hessian bool) int64 {
 	return kernels.GramBytes(rows, in)
 }
 
-func newGatherer(dev kernels.Device, roles []model.Role, in int, hessian bool) *gatherer {
-	g := &gatherer{dev: dev, roles: roles, squares: make([]float64, in), abs: make([]float64, in), largest: make([]float32, in)}
+func newGatherer(dev kernels.Device, to model.Input, in int, hessian bool) *gatherer {
+	g := &gatherer{dev: dev, to: to, routed: -1, squares: make([]float64, in), abs: make([]float64, in), largest: make([]float32, in)}
 	if hessian {
 		g.hessian = dev.NewTensor(in, in)
 	}
@@ -84,7 +85,10 @@ func (g *gatherer) inputs() (*Inputs, error) {
 	if g.bad != nil {
 		return nil, g.bad
 	}
-	in := &Inputs{Tokens: g.tokens, MeanSquare: make([]float32, len(g.squares)), MeanAbs: make([]float32, len(g.squares)), MaxAbs: g.largest}
+	in := &Inputs{Expert: g.to.Expert, Routed: g.tokens, Tokens: g.tokens, MeanSquare: make([]float32, len(g.squares)), MeanAbs: make([]float32, len(g.squares)), MaxAbs: g.largest}
+	if g.routed >= 0 {
+		in.Routed = g.routed
+	}
 	for c, sum := range g.squares {
 		if sum > math.MaxFloat32 {
 			return nil, fault.Invalid("the activations of channel %d are too large to be squared", c)

@@ -15,7 +15,7 @@ import (
 func TestGatherMeans(t *testing.T) {
 	dev := kernels.NewCPU(1)
 	defer dev.Close()
-	g := newGatherer(dev, []model.Role{model.Down}, 3, false)
+	g := newGatherer(dev, model.Input{Roles: []model.Role{model.Down}}, 3, false)
 	for _, rows := range [][]float32{{1, -2, 0}, {-3, 4, 0, 2, 6, 0}} {
 		x := dev.NewTensor(len(rows)/3, 3)
 		dev.Write(x, rows)

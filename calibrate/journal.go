@@ -386,7 +386,8 @@ func (j *Journal) Close() {
 // outside of the blocks.
 func (b *keptBlock) restore(w *model.Weights, block int) {
 	for _, k := range b.tensors {
-		id := model.ID{Role: k.role, Block: block, Bias: k.bias}
+		id := k.id
+		id.Block = block
 		if k.vector {
 			w.ReplaceVector(id, kernels.Float32s(k.matrix))
 		} else {
@@ -402,7 +403,7 @@ func replacedIn(w *model.Weights, block int) ([]keptTensor, error) {
 		if id.Block != block || !w.Replaced(id) {
 			continue
 		}
-		k := keptTensor{role: id.Role, bias: id.Bias}
+		k := keptTensor{id: id}
 		var err error
 		if id.Role.IsMatrix() && !id.Bias {
 			k.matrix, err = w.Matrix(id)

@@ -68,7 +68,7 @@ func (s *Schedule) HeapLimit(maxMemory int64) int64 {
 
 // input is one input of a block that some linears share.
 type input struct {
-	roles []model.Role
+	to    model.Input
 	width int64
 	solve Cost // of the linears: the most memory of one, the operations of all
 
@@ -88,11 +88,11 @@ func (p *planner) inputs() []input {
 	c := &p.weights.Config
 	var list []input
 	for _, shared := range c.Inputs() {
-		in := input{roles: shared.Roles}
+		in := input{to: shared}
 		for _, role := range shared.Roles {
-			shape := c.Shape(model.ID{Role: role, Block: 0})
+			shape := c.Shape(model.ID{Role: role, Expert: shared.Expert})
 			in.width = int64(shape[1])
-			if p.options.Solve != nil {
+			if p.options.Solve != nil && !role.IsRouter() {
 				cost := p.options.Solve(shape[0], shape[1])
 				in.solve.Bytes = max(in.solve.Bytes, cost.Bytes)
 				in.solve.Flops += cost.Flops
@@ -100,7 +100,7 @@ func (p *planner) inputs() []input {
 		}
 		in.bytes = gatherBytes(int(in.width), p.options.Hessian)
 		if p.options.Hessian {
-			in.gather = float64(p.windows*p.context) * float64(in.width*in.width)
+			in.gather = float64(p.windows*p.context) * c.ShareOf(shared.Expert) * float64(in.width*in.width)
 		}
 		list = append(list, in)
 	}
@@ -159,7 +159,7 @@ func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
 	} else {
 		s.Peak += s.Activations
 	}
-	s.block = s.blockFlops(p.options.Unchanged)
+	s.block = s.blockFlops(p.options.Unchanged, c.Experts.Count > 0)
 	s.Flops = float64(c.Blocks) * s.block
 	return s
 }
@@ -188,11 +188,16 @@ func (p *planner) block() int64 {
 
 // forward is what a window takes on its way through a block: the residual
 // stream and its norm, q and what attention makes of it, k, v and their cache,
-// gate and up, and a copy of the widest for the matrix product.
+// gate and up, and a copy of the widest for the matrix product; of a mixture one
+// expert at a time, with its rows of the input and of the output.
 func (p *planner) forward() int64 {
 	c := &p.weights.Config
+	ffn, more := int64(c.FFN), int64(0)
+	if x := c.Experts; x.Count > 0 {
+		ffn, more = int64(max(x.Width, x.Shared)), 3*int64(c.Hidden)
+	}
 	heads, kv := int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim)
-	numbers := 3*int64(c.Hidden) + 2*heads + 4*kv + 2*int64(c.FFN) + max(int64(c.Hidden), heads, int64(c.FFN))
+	numbers := 3*int64(c.Hidden) + 2*heads + 4*kv + 2*ffn + more + max(int64(c.Hidden), heads, ffn)
 	return 4 * p.context * numbers
 }
 
@@ -219,10 +224,11 @@ func (p *planner) final() int64 {
 	return most
 }
 
-// blockFlops counts the operations of a block.
-func (s *Schedule) blockFlops(unchanged bool) float64 {
+// blockFlops counts the operations of a block, but for those of running all
+// tokens through experts that saw few.
+func (s *Schedule) blockFlops(unchanged, mixture bool) float64 {
 	sum := s.forward
-	if unchanged {
+	if unchanged && !mixture {
 		sum = 0
 	}
 	for _, pass := range s.passes {
@@ -237,15 +243,15 @@ func (s *Schedule) blockFlops(unchanged bool) float64 {
 // forwardFlops are those of taking all windows through a block.
 func (p *planner) forwardFlops() float64 {
 	c := &p.weights.Config
-	weights := 0
+	weights := 0.0
 	for _, shared := range c.Inputs() {
 		for _, role := range shared.Roles {
-			shape := c.Shape(model.ID{Role: role, Block: 0})
-			weights += shape[0] * shape[1]
+			shape := c.Shape(model.ID{Role: role, Expert: shared.Expert})
+			weights += c.ShareOf(shared.Expert) * float64(shape[0]*shape[1])
 		}
 	}
 	attention := float64(p.context) * float64(c.Heads*c.HeadDim) // causal: half of all pairs
-	return 2 * float64(p.windows*p.context) * (float64(weights) + attention)
+	return 2 * float64(p.windows*p.context) * (weights + attention)
 }
 
 // sizeString writes a number of bytes for people: 2.31 GB.

@@ -26,6 +26,9 @@ type Cut struct {
 // as long as one of their query heads does; all that stay must keep as many.
 func (c *Config) Cut(cut *Cut) (Config, error) {
 	out := *c
+	if c.Experts.Count > 0 {
+		return out, fault.Invalid("the model is a mixture of experts (%s), and parts of one cannot be taken out yet", c.Family.Name)
+	}
 	out.Hidden = countOr(cut.Hidden, c.Hidden)
 	out.Blocks = countOr(cut.Blocks, c.Blocks)
 	if err := checkIndices("hidden channels", cut.Hidden, c.Hidden); err != nil {
@@ -124,9 +127,6 @@ func (c *Config) groupsOf(heads []int) ([]int, error) {
 // tensors of [Weights.Stored] have the names that they are to have and no data
 // where it is not read yet.
 func (w *Weights) Cut(cut *Cut) (*Weights, error) {
-	if w.Config.Experts.Count > 0 {
-		return nil, fault.Invalid("the model is a mixture of experts (%s), and parts of one cannot be taken out yet", w.Config.Family.Name)
-	}
 	cfg, err := w.Config.Cut(cut)
 	if err != nil {
 		return nil, err

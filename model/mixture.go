@@ -218,6 +218,15 @@ func (e *Experts) setGGUF(f *Family, u32 func(key string, value int)) {
 	}
 }
 
+// ShareOf is the share of tokens that go through an expert, were they spread
+// evenly; 1 for what belongs to none.
+func (c *Config) ShareOf(e Expert) float64 {
+	if e == NoExpert {
+		return 1
+	}
+	return float64(c.Experts.Used) / float64(c.Experts.Count)
+}
+
 // ActiveParameters is the number of weights that one token is multiplied with,
 // the embedding's row left out of account: of a mixture's experts those used.
 func (c *Config) ActiveParameters() int64 {

@@ -22,6 +22,7 @@ type Model struct {
 	cfg  Config
 	dev  kernels.Device
 	hook Hook
+	all  func(Expert) bool // see ShowAll
 
 	embed, head kernels.Weight
 	headInputs  kernels.Rounding
@@ -252,6 +253,11 @@ func (m *Model) Device() kernels.Device { return m.dev }
 
 // SetHook makes Block call h with the inputs of its linears; nil ends it.
 func (m *Model) SetHook(h Hook) { m.hook = h }
+
+// ShowAll makes hooks see, of the experts for which chosen is true, what they
+// would be given if all rows went through them, in place of the rows that the
+// router sends. What comes out of blocks stays the same. nil ends it.
+func (m *Model) ShowAll(chosen func(e Expert) bool) { m.all = chosen }
 
 // BatchRows is how many positions Forward runs at a time: enough to keep the
 // matrix kernels busy, few enough to bound the memory of their logits.

@@ -17,19 +17,37 @@ func (m *Model) mixture(i int, in *kernels.Tensor) *kernels.Tensor {
 	if m.cfg.Experts.Shared > 0 {
 		m.shared(i, out, in)
 	}
-	for e, to := range m.route(i, in) {
-		if len(to.rows) == 0 {
-			continue
+	for index, to := range m.route(i, in) {
+		e, hook := ExpertAt(index), m.hook
+		if hook != nil && m.all != nil && m.all(e) {
+			m.showAll(i, e, in)
+			m.hook = nil
 		}
-		x := m.dev.NewTensor(len(to.rows), in.Cols)
-		m.dev.Select(x, in, to.rows)
-		m.see(i, ExpertAt(e), ffnIn, x)
-		y := m.gated(i, ExpertAt(e), x)
-		m.dev.Free(x)
-		m.dev.AddRows(out, y, to.rows, to.weights)
-		m.dev.Free(y)
+		if len(to.rows) > 0 {
+			m.expert(i, e, out, in, to)
+		}
+		m.hook = hook
 	}
 	return out
+}
+
+// expert adds to out what an expert makes of its rows of in.
+func (m *Model) expert(i int, e Expert, out, in *kernels.Tensor, to routed) {
+	x := m.dev.NewTensor(len(to.rows), in.Cols)
+	m.dev.Select(x, in, to.rows)
+	m.see(i, e, ffnIn, x)
+	y := m.gated(i, e, x)
+	m.dev.Free(x)
+	m.dev.AddRows(out, y, to.rows, to.weights)
+	m.dev.Free(y)
+}
+
+// showAll shows what an expert would be given if all rows went through it.
+func (m *Model) showAll(i int, e Expert, in *kernels.Tensor) {
+	m.see(i, e, ffnIn, in)
+	inner := m.inner(i, e, in)
+	m.see(i, e, ffnOut, inner)
+	m.dev.Free(inner)
 }
 
 // shared adds to out what the expert for every row makes of in, times the sigmoid

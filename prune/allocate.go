@@ -192,7 +192,7 @@ func (r *Run) allocateOWL(ctx context.Context, dev kernels.Device, windows [][]i
 	o.Unchanged, o.Hessian = true, false
 	err := calibrate.Walk(ctx, dev, r.weights, windows, o, func(_ context.Context, block int, roles []model.Role, in *calibrate.Inputs) error {
 		for _, role := range roles {
-			norms[model.ID{Role: role, Block: block}] = inputNorms(in)
+			norms[model.ID{Role: role, Block: block, Expert: in.Expert}] = inputNorms(in)
 		}
 		return nil
 	})
@@ -285,7 +285,7 @@ func (r *Run) allocateBySensitivity(ctx context.Context, dev kernels.Device, win
 			return err
 		}
 		for _, role := range roles {
-			id := model.ID{Role: role, Block: block}
+			id := model.ID{Role: role, Block: block, Expert: in.Expert}
 			if _, ok := r.names[id]; !ok {
 				continue
 			}

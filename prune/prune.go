@@ -87,6 +87,10 @@ type Solution struct {
 	Damping  float64 `json:"damping,omitempty"`       // share of the mean diagonal added to the Hessian's
 	Dead     int     `json:"dead_channels,omitempty"` // input channels that were always zero
 	Fallback string  `json:"pruned_by_wanda_because,omitempty"`
+	// Routed is how many tokens the router sent to an expert. Uncovered says why
+	// all tokens were run through it instead, if they were.
+	Routed    *int   `json:"tokens_routed,omitempty"`
+	Uncovered string `json:"calibrated_on_all_tokens_because,omitempty"`
 }
 
 // Needs is what a method must know of a layer's inputs.

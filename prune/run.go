@@ -21,6 +21,7 @@ type Result struct {
 	ID       model.ID `json:"-"`
 	Name     string   `json:"name"`
 	Role     string   `json:"role"`
+	Expert   int      `json:"expert,omitempty"` // of a mixture, from 1 on
 	Weights  int      `json:"weights"`
 	Before   int      `json:"zeros_before"`
 	Zeros    int      `json:"zeros"`
@@ -45,7 +46,7 @@ func NewRun(w *model.Weights, m Method, p Pattern, ignore []string, threads int)
 	r := &Run{weights: w, method: m, pattern: p, threads: threads, names: map[model.ID]string{}, results: map[model.ID]Result{}}
 	used := make([]bool, len(ignore))
 	for _, id := range w.Config.IDs() {
-		if id.Block < 0 || id.Bias || !id.Role.IsMatrix() {
+		if id.Block < 0 || id.Bias || !id.Role.IsLinear() {
 			continue
 		}
 		name := w.Config.Family.TensorName(w.Kind, id)
@@ -100,7 +101,7 @@ func (r *Run) Options() calibrate.Options {
 func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int32, o calibrate.Options) error {
 	return calibrate.Walk(ctx, dev, r.weights, windows, o, func(ctx context.Context, block int, roles []model.Role, in *calibrate.Inputs) error {
 		for _, role := range roles {
-			if err := r.prune(ctx, model.ID{Role: role, Block: block}, in); err != nil {
+			if err := r.prune(ctx, model.ID{Role: role, Block: block, Expert: in.Expert}, in); err != nil {
 				return err
 			}
 		}
@@ -137,8 +138,11 @@ func (r *Run) prune(ctx context.Context, id model.ID, in *calibrate.Inputs) erro
 		return err
 	}
 	rows, cols := w.Shape()
-	result := Result{ID: id, Name: name, Role: id.Role.String(), Weights: rows * cols}
+	result := Result{ID: id, Name: name, Role: id.Role.String(), Expert: int(id.Expert), Weights: rows * cols}
 	l := Layer{Name: name, ID: id, Rows: rows, Cols: cols, Weight: make([]float32, rows*cols), Inputs: in, Threads: r.threads, Solution: &result.Solution}
+	if in != nil && id.Expert != model.NoExpert {
+		result.Solution.Routed, result.Solution.Uncovered = &in.Routed, in.Uncovered()
+	}
 	for i := range rows {
 		w.Row(l.Weight[i*cols:][:cols], i)
 	}
@@ -200,7 +204,7 @@ func (r *Run) load(block int, saved []byte) error {
 	}
 	for _, result := range list {
 		role, _ := model.ParseRole(result.Role)
-		result.ID = model.ID{Role: role, Block: block}
+		result.ID = model.ID{Role: role, Block: block, Expert: model.Expert(result.Expert)}
 		if _, ok := r.names[result.ID]; !ok {
 			return fmt.Errorf("the run does not prune its %s", result.Role)
 		}

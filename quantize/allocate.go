@@ -159,8 +159,10 @@ func nearest(bits float64, shape []int, schemes []Scheme) int {
 	return best
 }
 
-// fusedKey names the matrices that are stored alike.
+// fusedKey names the matrices that are stored alike, among them all experts of a
+// block: GGUF holds them in one tensor, and engines run them in one kernel.
 func (a *allocator) fusedKey(id model.ID) model.ID {
+	id.Expert = min(id.Expert, model.ExpertAt(0))
 	if a.budget.Fused {
 		switch id.Role {
 		case model.K, model.V:

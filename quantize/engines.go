@@ -108,7 +108,7 @@ func marlinLacks(e *Entry, t Target) string {
 }
 
 // splitsFused reports whether projections that vLLM fuses get different
-// schemes.
+// schemes: q, k and v, gate and up, all of a block's experts.
 func (p *Plan) splitsFused() bool {
 	type fused struct {
 		block int
@@ -116,16 +116,11 @@ func (p *Plan) splitsFused() bool {
 	}
 	first := map[fused]Scheme{}
 	for _, e := range p.Entries {
-		var key fused
-		switch e.ID.Role {
-		case model.Q, model.K, model.V:
-			key = fused{e.ID.Block, 'a'}
-		case model.Gate, model.Up:
-			key = fused{e.ID.Block, 'f'}
-		default:
+		if e.ID.Bias || !e.ID.Role.IsLinear() {
 			continue
 		}
-		if e.ID.Bias {
+		key := fused{e.ID.Block, fusedKind(e.ID)}
+		if key.kind == 0 {
 			continue
 		}
 		if s, seen := first[key]; seen && s != e.To {
@@ -134,4 +129,17 @@ func (p *Plan) splitsFused() bool {
 		first[key] = e.To
 	}
 	return false
+}
+
+// fusedKind tells what is fused from what else is, 0 for what is not.
+func fusedKind(id model.ID) byte {
+	switch {
+	case id.Expert != model.NoExpert:
+		return 'e'
+	case id.Role == model.Q, id.Role == model.K, id.Role == model.V:
+		return 'a'
+	case id.Role == model.Gate, id.Role == model.Up:
+		return 'f'
+	}
+	return 0
 }

@@ -69,6 +69,9 @@ type Run struct {
 	plan    *Plan
 
 	importance Importance // for what Calibrate has not seen
+
+	experts map[model.ID]expertLayer // of the block at hand, scaled together
+	divided []float32                // what their inputs were divided by, nil if they were not
 }
 
 // NewRun returns a run of plan over the weights it was made for. What their
@@ -102,6 +105,9 @@ func (r *Run) layer(e *Entry, w kernels.Matrix, in *Inputs) Layer {
 	l := Layer{Name: e.Name, ID: e.ID, Weight: w, Inputs: in}
 	if r.method.Needs() != NeedsNothing || r.plan.inputs.Static {
 		l.Solution = &Solution{}
+		if in != nil && e.ID.Expert != model.NoExpert {
+			l.Solution.Routed, l.Solution.Uncovered = &in.Routed, in.Uncovered()
+		}
 	}
 	return l
 }

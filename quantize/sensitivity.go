@@ -78,7 +78,7 @@ func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows 
 				return err
 			}
 			for _, role := range roles {
-				if err := add(pr.linear(ctx, model.ID{Role: role, Block: block}, in)); err != nil {
+				if err := add(pr.linear(ctx, model.ID{Role: role, Block: block, Expert: in.Expert}, in)); err != nil {
 					return err
 				}
 			}

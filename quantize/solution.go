@@ -15,6 +15,11 @@ type Solution struct {
 	Dead     int     `json:"dead_channels,omitempty"` // input channels that were always zero
 	Fallback string  `json:"rounded_to_nearest_because,omitempty"`
 
+	// Routed is how many tokens the router sent to an expert. Uncovered says why
+	// all tokens were run through it instead, if they were.
+	Routed    *int   `json:"tokens_routed,omitempty"`
+	Uncovered string `json:"calibrated_on_all_tokens_because,omitempty"`
+
 	// Alpha is the share of the inputs' size in the scales of AWQ.
 	Alpha    *float64 `json:"awq_alpha,omitempty"`
 	Unscaled string   `json:"unscaled_because,omitempty"`

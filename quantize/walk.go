@@ -23,11 +23,11 @@ func (r *Run) Calibrate(ctx context.Context, dev kernels.Device, windows [][]int
 // do so.
 func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
 	layers, schemes, err := r.layers(block, roles, in)
-	if err != nil || len(layers) == 0 {
+	if err != nil {
 		return err
 	}
 	if m, ok := r.method.(Scaler); ok && block >= 0 {
-		if err := r.scale(ctx, m, block, layers, schemes); err != nil {
+		if err := r.scaleInput(ctx, m, block, roles[0], layers, schemes, in); err != nil {
 			return err
 		}
 	}
@@ -45,7 +45,7 @@ func (r *Run) visit(ctx context.Context, block int, roles []model.Role, in *Inpu
 // layers are those of some linears that the plan rounds, and to what.
 func (r *Run) layers(block int, roles []model.Role, in *Inputs) (layers []Layer, schemes []Scheme, err error) {
 	for _, role := range roles {
-		id := model.ID{Role: role, Block: block}
+		id := model.ID{Role: role, Block: block, Expert: in.Expert}
 		if role == model.Head && r.weights.Config.Tied {
 			id.Role = model.Embed
 		}
@@ -95,6 +95,7 @@ func (r *Run) roundsHead() bool {
 // keptResult is a Result of a block as a journal keeps it.
 type keptResult struct {
 	Role     string    `json:"role"`
+	Expert   int       `json:"expert,omitempty"` // from 1 on
 	Stats    Stats     `json:"stats"`
 	Solution *Solution `json:"solution"`
 	Seconds  float64   `json:"seconds"`
@@ -105,7 +106,7 @@ func (r *Run) save(block int) (any, error) {
 	var list []keptResult
 	for _, result := range r.Results() {
 		if id := result.Entry.ID; id.Block == block {
-			list = append(list, keptResult{id.Role.String(), result.Stats, result.Solution, result.Seconds})
+			list = append(list, keptResult{id.Role.String(), int(id.Expert), result.Stats, result.Solution, result.Seconds})
 		}
 	}
 	return list, nil
@@ -119,7 +120,7 @@ func (r *Run) load(block int, saved []byte) error {
 	}
 	for _, kept := range list {
 		role, _ := model.ParseRole(kept.Role)
-		id := model.ID{Role: role, Block: block}
+		id := model.ID{Role: role, Block: block, Expert: model.Expert(kept.Expert)}
 		e, ok := r.entries[id]
 		if !ok || !e.Rounds() {
 			return fmt.Errorf("the plan does not round its %s", kept.Role)

@@ -217,9 +217,17 @@ func (q *quantization) gather(ctx context.Context, global *globalOptions, window
 	if err != nil {
 		return err
 	}
-	q.run.SetImportance(m)
+	uncovered := m.Uncovered()
 	q.importance = m.File(q.weights, q.report.Calibration.Text, len(windows), len(windows[0]))
+	// As the file has it, so that reading it gives the same.
+	if m, err = quantize.ReadImportance(q.weights, q.importance); err != nil {
+		return err
+	}
+	q.run.SetImportance(m)
 	q.report.Importance = fmt.Sprintf("gathered on %s", q.report.Calibration.Text)
+	if uncovered > 0 {
+		q.report.Importance += fmt.Sprintf("; the router sent no token to %d linears of experts, so that all were run through those", uncovered)
+	}
 	return nil
 }
 

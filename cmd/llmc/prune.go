@@ -490,10 +490,17 @@ func (r *pruneReport) printTable(ui *ui) error {
 	if err := r.printAllocation(ui); err != nil {
 		return err
 	}
+	uncovered := 0
 	for _, t := range r.Tensors {
 		if t.Solution.Fallback != "" {
 			ui.print("%s was pruned by wanda: %s", t.Name, t.Solution.Fallback)
 		}
+		if t.Solution.Uncovered != "" {
+			uncovered++
+		}
+	}
+	if uncovered > 0 {
+		ui.print("%d experts' linears were calibrated on all tokens: the router sent them too few", uncovered)
 	}
 	ui.print("\n%s, or %s with a bit for every pruned linear's weight and the others' values", bytesString(r.Bytes), bytesString(r.PackedBytes))
 	return nil

@@ -10,6 +10,7 @@ import (
 	"llmc/eval"
 	"llmc/formats"
 	"llmc/formats/raw"
+	"llmc/model"
 	"llmc/model/export"
 	"llmc/quantize"
 )
@@ -56,7 +57,8 @@ type quantizeReport struct {
 type tensorReport struct {
 	Name     string `json:"name"`
 	Role     string `json:"role"`
-	Block    int    `json:"block"` // -1 outside the blocks
+	Block    int    `json:"block"`            // -1 outside the blocks
+	Expert   *int   `json:"expert,omitempty"` // of a mixture, from 0 on
 	Shape    []int  `json:"shape"`
 	From     string `json:"from"`
 	To       string `json:"to"` // the same as From when it is kept
@@ -101,12 +103,21 @@ func (q *quantization) newReport(notes []string) quantizeReport {
 	for i := range q.plan.Entries {
 		e := &q.plan.Entries[i]
 		r.Tensors = append(r.Tensors, tensorReport{
-			Name: e.Name, Role: e.ID.Role.String(), Block: e.ID.Block, Shape: e.Shape,
+			Name: e.Name, Role: e.ID.Role.String(), Block: e.ID.Block, Expert: expertIndex(e.ID), Shape: e.Shape,
 			From: e.From, To: storedName(e), Before: e.Bytes, After: e.OutBytes,
 			Reason: e.Reason, Fallback: e.Fallback,
 		})
 	}
 	return r
+}
+
+// expertIndex is the index of the expert that a tensor belongs to, if it does.
+func expertIndex(id model.ID) *int {
+	if id.Expert == model.NoExpert {
+		return nil
+	}
+	index := id.Expert.Index()
+	return &index
 }
 
 // storedName is how a tensor is stored after the plan.
@@ -130,13 +141,13 @@ func (q *quantization) finishReport() error {
 
 // addStats adds what rounding did to each tensor.
 func (q *quantization) addStats() {
-	results := map[string]quantize.Result{}
+	results := map[*quantize.Entry]quantize.Result{}
 	for _, result := range q.run.Results() {
-		results[result.Entry.Name] = result
+		results[result.Entry] = result
 	}
 	for i := range q.report.Tensors {
 		t := &q.report.Tensors[i]
-		if result, ok := results[t.Name]; ok {
+		if result, ok := results[&q.plan.Entries[i]]; ok {
 			t.Stats, t.Solution, t.Seconds = &result.Stats, result.Solution, result.Seconds
 		}
 	}
@@ -391,6 +402,7 @@ func (r *quantizeReport) printCalibration(ui *ui, solved bool) {
 			ui.print("%s needed damping %g", t.Name, t.Damping)
 		}
 	}
+	r.printReasons(ui, "calibrated on all tokens", func(s *quantize.Solution) string { return s.Uncovered })
 	r.printReasons(ui, "rounded to nearest", func(s *quantize.Solution) string { return s.Fallback })
 	r.printReasons(ui, "not scaled", func(s *quantize.Solution) string { return s.Unscaled })
 }

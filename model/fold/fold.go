@@ -105,7 +105,8 @@ func (g *Group) Spread(values []float32) []float32 {
 // the rounding of float32. Channels for which that cannot be done keep a scale
 // of 1. Apply returns the scales that were applied, by input [Inputs].
 //
-// The matrices it leaves are views of those that were there.
+// The matrices it leaves are views of those that were there, but for routers,
+// which become F32.
 func (g *Group) Apply(w *model.Weights, scale []float32) ([]float32, error) {
 	if len(scale) != g.Channels {
 		return nil, fmt.Errorf("%d scales for %d channels of %s", len(scale), g.Channels, g.From)
@@ -136,7 +137,12 @@ func (g *Group) Apply(w *model.Weights, scale []float32) ([]float32, error) {
 	}
 	columns := g.Spread(scale)
 	for _, id := range g.Linears {
-		w.Replace(id, view(matrices[id], nil, columns))
+		scaled := view(matrices[id], nil, columns)
+		if id.Role.IsRouter() { // it is not rounded any more
+			rows, cols := scaled.Shape()
+			scaled = kernels.FromFloat32s(rows, cols, kernels.Float32s(scaled))
+		}
+		w.Replace(id, scaled)
 	}
 	return columns, nil
 }

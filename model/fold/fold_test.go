@@ -23,6 +23,8 @@ var families = []tinymodel.Spec{
 	{Family: "qwen2", Hidden: 48, FFN: 72, Heads: 4, KVHeads: 2},
 	{Family: "qwen3", Hidden: 48, FFN: 72, Heads: 4, KVHeads: 1},
 	{Family: "gemma3", Hidden: 48, FFN: 72, Heads: 4, KVHeads: 1},
+	{Family: "mixtral", Hidden: 48, FFN: 40, Heads: 4, KVHeads: 2, Experts: 3},
+	{Family: "qwen2moe", Hidden: 48, FFN: 40, Heads: 4, KVHeads: 2, Experts: 5},
 }
 
 func open(t *testing.T, spec tinymodel.Spec) *model.Weights {

@@ -90,6 +90,9 @@ const DefaultMultiple = 32
 // the configuration of a checkpoint of a kind can say. That nothing can be
 // removed is an error that says why.
 func Widths(c *model.Config, a Axis, multiple int, kind formats.Kind) ([]int, error) {
+	if _, err := c.Cut(&model.Cut{}); err != nil {
+		return nil, err
+	}
 	units, step := a.Units(c), 1
 	if a == FFN || a == Hidden {
 		step = multiple
