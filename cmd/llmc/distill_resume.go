@@ -33,8 +33,12 @@ func checkTraining(out string, resume, force bool) error {
 	return checkFree(out)
 }
 
-// saveInterval is how often the state of a run is kept unless steps say so.
-const saveInterval = 2 * time.Minute
+// saveInterval is how often the state of a run is kept unless steps say so, and
+// worthKeeping how much work is kept until the output is written.
+const (
+	saveInterval = 2 * time.Minute
+	worthKeeping = 20 * time.Second
+)
 
 // begin begins a run, or takes up an unfinished one, and keeps its state from
 // now on.
@@ -77,7 +81,10 @@ func (d *distillation) begin(ctx context.Context, global *globalOptions, o *dist
 		if o.saveEvery > 0 {
 			due = t.Step()%o.saveEvery == 0
 		}
-		if t.Step() == at || !due && !end {
+		if end {
+			due = t.Step() < t.Steps() || time.Since(last) > worthKeeping
+		}
+		if t.Step() == at || !due {
 			return nil
 		}
 		if err := journal.PutState(t.WriteState); err != nil {

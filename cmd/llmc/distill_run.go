@@ -182,8 +182,12 @@ func (d *distillation) layOut(global *globalOptions) (*export.Export, error) {
 }
 
 // evalTokens is how many tokens of the held-out text the student is measured on
-// while it is trained.
-const evalTokens = 1 << 14
+// while it is trained: so many that it takes a fraction of the time.
+func (d *distillation) evalTokens() int {
+	const least, most = 1 << 11, 1 << 14
+	p := &d.options
+	return min(most, max(least, p.EvalEvery*p.Batch*d.context/4))
+}
 
 // read cuts the texts into windows.
 func (d *distillation) read(global *globalOptions, o *distillOptions) error {
@@ -214,7 +218,7 @@ func (d *distillation) read(global *globalOptions, o *distillOptions) error {
 		if d.data.HeldOut, err = distill.Windows(d.tok, d.heldOut.Name, d.heldText, d.context); err != nil {
 			return err
 		}
-		d.data.HeldOut = d.data.HeldOut[:min(len(d.data.HeldOut), max(1, evalTokens/d.context))]
+		d.data.HeldOut = d.data.HeldOut[:min(len(d.data.HeldOut), max(1, d.evalTokens()/d.context))]
 	}
 	d.describe(o)
 	if r := &d.report; r.Epochs > manyEpochs && !d.cacheOnly {
