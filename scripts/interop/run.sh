@@ -98,6 +98,7 @@ torch)
 		skip "pip could not install torch, transformers and compressed-tensors"
 	compare packing.py
 	compare transformers_logits.py
+	compare gradients.py
 	compare transformers_quantized.py
 	compare transformers_activations.py
 	compare gguf_families.py
