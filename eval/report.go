@@ -36,6 +36,9 @@ type ModelReport struct {
 	// where they were not though the checkpoint asks for it, absent where it does
 	// not.
 	Activations string `json:"activations,omitempty"`
+	// Unapplied lists what the checkpoint has an engine round besides and was not
+	// rounded here.
+	Unapplied []string `json:"unapplied,omitempty"`
 	// KVBits is what keys and values were rounded to, in blocks of 32, as
 	// llama.cpp does it; absent where they were not.
 	KVBits        int     `json:"kv_bits,omitempty"`
@@ -107,7 +110,7 @@ func (r *run) report(subjects []*Subject) *Report {
 		nll := t.nll.value()
 		_, bos := subjects[0].bos()
 		m := ModelReport{
-			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme, Activations: s.rounded, KVBits: int(s.kvBits),
+			Path: s.Path, Architecture: s.Architecture, Scheme: s.Scheme, Activations: s.rounded, Unapplied: s.unapplied(), KVBits: int(s.kvBits),
 			Parameters: s.Parameters, SizeBytes: s.SizeBytes, BitsPerWeight: s.BitsPerWeight(),
 			Perplexity: finite(math.Exp(nll)), PerplexityStderr: finite(math.Exp(nll) * t.nll.stderr()), NLL: nll,
 			Tokens: t.nll.n, Windows: r.windows,

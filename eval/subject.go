@@ -79,6 +79,14 @@ func activations(w *model.Weights) (string, error) {
 	return "", nil
 }
 
+// unapplied is what the checkpoint has engines round that the model does not.
+func (s *Subject) unapplied() []string {
+	if s.weights == nil || s.weights.Quantization == nil {
+		return nil
+	}
+	return s.weights.Quantization.Unapplied
+}
+
 // bos returns the token that the tokenizer puts before every text, if it does.
 func (s *Subject) bos() (int32, bool) { return s.bosID, s.bosID >= 0 }
 

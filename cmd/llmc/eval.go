@@ -311,6 +311,9 @@ func printReport(ui *ui, r *eval.Report) error {
 		if m.Activations != "" {
 			ui.print("%s: activations %s", names[i], m.Activations)
 		}
+		if len(m.Unapplied) > 0 {
+			ui.print("%s: not rounded, though the checkpoint asks for it: %s", names[i], strings.Join(m.Unapplied, ", "))
+		}
 		if m.KVBits > 0 {
 			ui.print("%s: keys and values rounded to %d bits in blocks of 32", names[i], m.KVBits)
 		}

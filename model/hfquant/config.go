@@ -57,6 +57,9 @@ type Config struct {
 	// Version is the release of the package that wrote the checkpoint, when it
 	// says so: it settles the few layouts that look alike.
 	Version string
+	// Unapplied lists what the configuration has an engine round besides, which
+	// no forward pass here does: "the outputs of linears (group_0)".
+	Unapplied []string
 }
 
 // Scheme is how the weights of some linears are stored.
@@ -177,12 +180,14 @@ type compressedJSON struct {
 	Method  Method               `json:"quant_method"`
 	Status  string               `json:"quantization_status"`
 	Version string               `json:"version,omitempty"`
+	KVCache *argsJSON            `json:"kv_cache_scheme,omitempty"`
 }
 
 type groupJSON struct {
 	Targets []string  `json:"targets"`
 	Weights *argsJSON `json:"weights"`
 	Inputs  *argsJSON `json:"input_activations,omitempty"`
+	Outputs *argsJSON `json:"output_activations,omitempty"`
 	Format  string    `json:"format,omitempty"`
 }
 
@@ -222,6 +227,9 @@ func parseCompressed(data []byte) (*Config, error) {
 		if g.Format != "" {
 			c.Format = g.Format
 		}
+		if g.Outputs != nil {
+			c.Unapplied = append(c.Unapplied, fmt.Sprintf("the outputs of linears (%s) to %d bits", name, g.Outputs.Bits))
+		}
 		if g.Weights == nil {
 			continue
 		}
@@ -230,6 +238,9 @@ func parseCompressed(data []byte) (*Config, error) {
 			return nil, err
 		}
 		c.Schemes = append(c.Schemes, s)
+	}
+	if in.KVCache != nil {
+		c.Unapplied = append(c.Unapplied, fmt.Sprintf("keys and values to %d bits", in.KVCache.Bits))
 	}
 	switch {
 	case len(c.Schemes) == 0:

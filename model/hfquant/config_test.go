@@ -3,6 +3,7 @@ package hfquant
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,6 +33,19 @@ func TestParse(t *testing.T) {
 		} else if c.String() != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.name, c, tt.want)
 		}
+	}
+}
+
+// TestUnapplied: what is not done is named.
+func TestUnapplied(t *testing.T) {
+	c, err := Parse([]byte(`{"quant_method": "compressed-tensors", "format": "float-quantized", "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+		"config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+			"output_activations": {"num_bits": 8, "type": "float"}}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"the outputs of linears (group_0) to 8 bits", "keys and values to 8 bits"}; !slices.Equal(c.Unapplied, want) {
+		t.Errorf("not applied are %q, want %q", c.Unapplied, want)
 	}
 }
 
