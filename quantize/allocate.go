@@ -38,6 +38,9 @@ type Allocation struct {
 	Bound float64 `json:"predicted_kl_bound"`
 	// ProbeTokens is how many tokens the sensitivities were measured on.
 	ProbeTokens int `json:"probe_tokens"`
+	// Operations and Memory are what measuring them took, as in [Measured].
+	Operations float64 `json:"-"`
+	Memory     int64   `json:"-"`
 }
 
 // GGUFChoices are what [Budget.Among] is for GGUF: the block
@@ -73,15 +76,15 @@ func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *P
 		shape := a.entries[id].Shape
 		return nearest(bits, shape, schemes)
 	}
-	found, tokens, err := Measure(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p)
+	found, err := Measure(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p)
 	if err != nil {
 		return nil, err
 	}
-	result, err := a.solve(found)
+	result, err := a.solve(found.Sensitivities)
 	if err != nil {
 		return nil, err
 	}
-	result.ProbeTokens = tokens
+	result.ProbeTokens, result.Operations, result.Memory = found.Tokens, found.Operations, found.Memory
 	return result, nil
 }
 

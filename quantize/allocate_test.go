@@ -95,12 +95,13 @@ func TestMeasure(t *testing.T) {
 			}
 			done, total = d, all
 		}}
-		found, tokens, err := Measure(context.Background(), kernels.NewCPU(2), w, windows, func(model.ID, int, int) []Scheme { return types }, probe)
+		measured, err := Measure(context.Background(), kernels.NewCPU(2), w, windows, func(model.ID, int, int) []Scheme { return types }, probe)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if tokens != 48 {
-			t.Errorf("measured on %d tokens, want 48", tokens)
+		found := measured.Sensitivities
+		if measured.Tokens != 48 || measured.Operations != float64(done) || measured.Memory < 128<<20 {
+			t.Errorf("measured on %d tokens by %g operations in %d bytes, want 48 by %d", measured.Tokens, measured.Operations, measured.Memory, done)
 		}
 		if total == 0 || float64(done) < 0.99*float64(total) {
 			t.Errorf("progress ends at %d of %d", done, total)

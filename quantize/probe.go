@@ -272,6 +272,20 @@ func (p *probe) ends(ctx context.Context, id model.ID, in *Inputs) (*Sensitivity
 	})
 }
 
+// memory estimates the most bytes that the probe takes, the program itself
+// included.
+func (p *probe) memory() int64 {
+	const program = 128 << 20
+	weights := weightBytes(p.weights)
+	if p.lean {
+		blocks := int64(p.weights.Config.Blocks)
+		ends := p.weights.Bytes(model.ID{Role: model.Embed, Block: -1}) + p.weights.Bytes(model.ID{Role: model.Head, Block: -1})
+		weights = ends + 2*(weights-ends)/max(blocks, 1)
+	}
+	logits := 4 * int64(len(p.base)) // and those of a window, twice
+	return program + weights + logits + 2*logits/int64(len(p.windows))
+}
+
 // weightBytes is the size of all weights as they are stored.
 func weightBytes(w *model.Weights) int64 {
 	sum := int64(0)

@@ -50,24 +50,31 @@ const (
 	probeOperations = 1e13
 )
 
-// Measure returns the sensitivities of a model's matrices, in the order of the
-// forward pass, the embedding and the head last, and how many tokens of the
-// windows it has measured with. Of each matrix, one scheme is tried in the model
+// Measured is what Measure has found.
+type Measured struct {
+	Sensitivities []Sensitivity // in the order of the forward pass, the embedding and the head last
+	Tokens        int           // that divergences were measured on
+	Operations    float64       // floating-point operations that it took
+	Memory        int64         // bytes that it took at the most, estimated
+}
+
+// Measure returns the sensitivities of a model's matrices. Of each matrix, one scheme is tried in the model
 // and gives a divergence; the divergences of the others are in proportion to the
 // square of their output errors on some of the rows, ‖(W-Q)X‖², which the
 // second-order expansion of the divergence suggests and the linearity theorem of
 // HIGGS (arXiv 2411.17525) shows for small errors. Rounding is to nearest,
 // weighed by importance: what error feedback gains it gains about alike for all.
-func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (found []Sensitivity, tokens int, err error) {
+func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*Measured, error) {
 	windows = excerpt(windows, walkTokens)
 	pr, err := newProbe(ctx, dev, w, windows, candidates, p)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer pr.free()
+	found := &Measured{Tokens: pr.tokens, Memory: pr.memory()}
 	add := func(s *Sensitivity, err error) error {
 		if s != nil {
-			found = append(found, *s)
+			found.Sensitivities = append(found.Sensitivities, *s)
 		}
 		return err
 	}
@@ -94,9 +101,10 @@ func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows 
 	}
 	o := calibrate.Options{Hessian: true, Final: true, Unchanged: true, Progress: pr.walked, MaxMemory: p.MaxMemory}
 	if err := calibrate.Walk(ctx, dev, w, windows, o, visit); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	return found, pr.tokens, nil
+	found.Operations = pr.done + float64(pr.walkDone)
+	return found, nil
 }
 
 // excerpt takes about so many tokens from windows all over a text: the beginnings

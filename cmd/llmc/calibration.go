@@ -174,7 +174,7 @@ func (q *quantization) forecast(global *globalOptions, c *calibrationOptions, te
 			kept += e.OutBytes
 		}
 	}
-	q.report.Forecast = newForecast(schedule, kept, global.newDevice())
+	q.report.Forecast = newForecast(schedule, kept, q.job.found, global.newDevice())
 	return nil
 }
 

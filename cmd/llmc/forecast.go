@@ -6,6 +6,7 @@ import (
 
 	"llmc/calibrate"
 	"llmc/kernels"
+	"llmc/quantize"
 )
 
 // forecast is what a calibrated run would take, for --dry-run.
@@ -16,17 +17,26 @@ type forecast struct {
 	OnDisk      bool  `json:"activations_on_disk"`
 	Passes      int   `json:"passes"` // through a block, to gather its inputs
 	// Disk is for finished blocks and activations, until the output is there.
-	Disk    int64   `json:"disk_bytes"`
-	Flops   float64 `json:"flops"`
-	Seconds float64 `json:"seconds"` // at the speed of matrix products measured now
+	Disk  int64   `json:"disk_bytes"`
+	Flops float64 `json:"flops"`
+	// SearchFlops are those of them that a search for bits takes.
+	SearchFlops float64 `json:"search_flops,omitempty"`
+	Seconds     float64 `json:"seconds"` // at the speed of matrix products measured now
 }
 
-// newForecast says what a schedule takes; kept is the size of finished blocks.
-func newForecast(s *calibrate.Schedule, kept int64, dev kernels.Device) *forecast {
+// newForecast says what a schedule takes, and the search before it, if there is
+// one; kept is the size of finished blocks.
+func newForecast(s *calibrate.Schedule, kept int64, search *quantize.Allocation, dev kernels.Device) *forecast {
 	f := &forecast{
 		Memory: s.Peak, LeastMemory: s.Least, Activations: s.Activations, OnDisk: s.OnDisk, Passes: s.Passes,
-		Disk: kept, Flops: s.Flops, Seconds: s.Flops / productSpeed(dev),
+		Disk: kept, Flops: s.Flops,
 	}
+	if search != nil {
+		f.Memory = max(f.Memory, search.Memory)
+		f.SearchFlops = search.Operations
+		f.Flops += f.SearchFlops
+	}
+	f.Seconds = f.Flops / productSpeed(dev)
 	if s.OnDisk {
 		f.Disk += s.Activations
 	}
@@ -63,7 +73,11 @@ func (f *forecast) print(ui *ui) {
 	if f.Disk > 0 {
 		ui.print("and %s of disk beside the output until that is whole", bytesString(f.Disk))
 	}
-	ui.print("and about %s here: %.3g floating-point operations", roughly(f.Seconds), f.Flops)
+	search := ""
+	if f.SearchFlops > 0 {
+		search = fmt.Sprintf(", %.0f%% of them for the search", 100*f.SearchFlops/f.Flops)
+	}
+	ui.print("and about %s here: %.3g floating-point operations%s", roughly(f.Seconds), f.Flops, search)
 }
 
 // roughly writes a time as exactly as an estimate is.

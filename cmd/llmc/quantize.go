@@ -81,6 +81,7 @@ Schemes of --scheme, named as in llm-compressor (compressed-tensors):
 
 Types of --type, which give every tensor what llama.cpp's own quantizer gives it:` +
 			inLines(quantize.MixNames()) + `
+IQ4_NL has nonlinear levels, dense where most weights are, as NF4 has them.
 
 Without --to, --type and the name of OUT decide, then the kind of MODEL. Without
 MODEL the built-in demo model is quantized, measured, and written only with -o.
@@ -124,7 +125,7 @@ With --text FILE the model is measured before and after.`,
 	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
 	flags.IntVar(&o.context, "context", 0, "tokens of a window when measuring (default as in eval)")
 	flags.StringVar(&o.maxShard, "max-shard-size", "5GB", "size at which the weights of a folder are split into files")
-	flags.StringVar(&o.reportFile, "report", "", "also write the JSON document of --json to this file")
+	flags.StringVar(&o.reportFile, "report", "", "also write the JSON document of --json to this file (folders have one in them, GGUF files do not)")
 	flags.BoolVar(&o.tensors, "tensors", false, "list what became of every tensor, not only of every role")
 	flags.BoolVar(&o.force, "force", false, "replace an existing output")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be done and stop")

@@ -245,11 +245,26 @@ func (q *quantization) print(ui *ui, o *quantizeOptions) error {
 	if err := q.printSummary(ui, "written to"); err != nil {
 		return err
 	}
+	q.printReportPlace(ui, o)
 	if q.report.Eval == nil {
 		return nil
 	}
 	ui.print("")
 	return printReport(ui, q.report.Eval)
+}
+
+// printReportPlace says where the report is: a folder has a place for it, a file
+// has none.
+func (q *quantization) printReportPlace(ui *ui, o *quantizeOptions) {
+	switch {
+	case o.reportFile != "":
+		ui.print("report in %s", o.reportFile)
+	case q.out == nil:
+	case q.job.target == quantize.GGUF:
+		ui.print("--report FILE keeps a report of every tensor, for which a GGUF file has no place")
+	default:
+		ui.print("report in %s", filepath.Join(q.job.out, export.ReportFile))
+	}
 }
 
 // printSummary prints the plan by role, sizes, and the worst layers.

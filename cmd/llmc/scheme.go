@@ -70,7 +70,7 @@ func (o *quantizeOptions) settleScheme() error {
 	}
 	at := slices.IndexFunc(presets, func(p preset) bool { return strings.EqualFold(p.name, o.scheme) })
 	if at < 0 {
-		return fault.Usage("--scheme is %q, allowed are %s", o.scheme, strings.Join(presetNames(), ", "))
+		return nonlinearHint(fault.Usage("--scheme is %q, allowed are %s", o.scheme, strings.Join(presetNames(), ", ")), o.scheme)
 	}
 	p := presets[at]
 	o.scheme, o.bits, o.float = p.name, p.bits, p.float
@@ -156,7 +156,8 @@ func (o *quantizeOptions) mix() (quantize.Mix, error) {
 	if o.typeName != "" {
 		mix, ok := quantize.ParseMix(o.typeName)
 		if !ok {
-			return mix, fault.Usage("--type is %q, allowed are %s", o.typeName, strings.Join(quantize.MixNames(), ", "))
+			err := fault.Usage("--type is %q, allowed are %s", o.typeName, strings.Join(quantize.MixNames(), ", "))
+			return mix, nonlinearHint(err, o.typeName)
 		}
 		return mix, nil
 	}
@@ -229,4 +230,12 @@ func roleScheme(target quantize.Target, base quantize.Scheme, value string) (qua
 		return base, fmt.Errorf("%q is neither a number of bits nor a type such as Q6_K", value)
 	}
 	return quantize.TypeScheme(mix.Default), nil
+}
+
+// nonlinearHint adds to an error, if what was asked for is NF4, where its like is.
+func nonlinearHint(err error, asked string) error {
+	if !strings.EqualFold(asked, "nf4") {
+		return err
+	}
+	return fault.Hint(err, "--type IQ4_NL has 4 bits with nonlinear levels, in GGUF")
 }
