@@ -22,8 +22,8 @@ func newRootCommand(ui *ui) *cobra.Command {
 		Use:   "llmc",
 		Short: "Make a language model smaller and measure what that cost",
 		Long: `llmc quantizes, prunes and distills language models and measures what that cost,
-with its own kernels. It reads Hugging Face folders (safetensors) and GGUF files, and writes
-what llama.cpp, transformers and vLLM load.
+with its own kernels. It reads Hugging Face folders (safetensors) and GGUF files, and
+writes what llama.cpp, transformers and vLLM load.
 
 MODEL is a Hugging Face folder, a .safetensors file with its config.json beside
 it, or a .gguf file. Without one, commands work on a small built-in demo model.`,
