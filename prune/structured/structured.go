@@ -4,11 +4,10 @@
 // stream, or layers.
 //
 // [Widths] lists what can be left of an [Axis], [Rank] orders its units by what
-// a text shows of their importance (Minitron, arXiv 2407.14679; ShortGPT, arXiv
-// 2403.03853), [Ranking.Cut] turns a width into what is cut, and [Apply] cuts
-// and makes what stays do the work of what is gone. The cuts of one ranking are
-// nested: what a smaller model has, a larger one has too (MatFormer, arXiv
-// 2310.07707).
+// a text shows of their [Importance], [Ranking.Cut] turns a width into what is
+// cut, and [Apply] cuts and makes what stays do the work of what is gone. The
+// cuts of one ranking are nested: what a smaller model has, a larger one has too
+// (MatFormer, arXiv 2310.07707).
 package structured
 
 import (
@@ -180,8 +179,12 @@ func Without(c *model.Config, a Axis, widths []int, removed int) (int, error) {
 	return 0, fault.Hint(fault.Usage("%d of %d %s cannot be removed", removed, units, a.Unit(c)), "what can be left: %s", listWidths(widths))
 }
 
-// Largest returns the largest width that fits.
+// Largest returns the largest width that fits. That all units do is an error, for
+// then nothing has to go.
 func Largest(c *model.Config, a Axis, widths []int, fits func(width int) bool) (int, error) {
+	if units := a.Units(c); fits(units) {
+		return 0, fault.Usage("the whole model with its %d %s is small enough", units, a.Unit(c))
+	}
 	for i := len(widths) - 1; i >= 0; i-- {
 		if fits(widths[i]) {
 			return widths[i], nil

@@ -86,6 +86,9 @@ func TestChoices(t *testing.T) {
 	if _, err := Largest(c, FFN, neurons, func(int) bool { return false }); err == nil || !strings.Contains(err.Error(), "with 32 of 160 feed-forward neurons is still too large") {
 		t.Errorf("got %v", err)
 	}
+	if _, err := Largest(c, FFN, neurons, func(n int) bool { return n <= 160 }); err == nil || !strings.Contains(err.Error(), "the whole model with its 160 feed-forward neurons is small enough") {
+		t.Errorf("got %v", err)
+	}
 	if n, err := Without(c, Layers, []int{1, 2, 3, 4}, 3); n != 2 || err != nil {
 		t.Errorf("without 3 layers: %d, %v", n, err)
 	}
