@@ -182,8 +182,22 @@ func (d *Dir) Abort() {
 // output is a file under a temporary name. Its errors speak of the path that
 // it will have.
 type output struct {
-	file *os.File
-	path string
+	file  *os.File
+	path  string
+	dirty int // bytes written since the disk was last told to begin
+}
+
+// writebackStep is how many bytes are written before the disk is told to begin.
+// Left alone, systems wait until a tenth of the memory is to be written, and the
+// sync at the end takes as long as the disk needs for all of it.
+const writebackStep = 16 << 20
+
+// wrote counts bytes on their way to the disk.
+func (o *output) wrote(n int) {
+	if o.dirty += n; o.dirty >= writebackStep {
+		o.dirty = 0
+		startWriteback(o.file)
+	}
 }
 
 func createOutput(temp, path string) (output, error) {
@@ -191,18 +205,20 @@ func createOutput(temp, path string) (output, error) {
 	if err != nil {
 		return output{}, fmt.Errorf("cannot create %s: %w", path, Cause(err))
 	}
-	return output{f, path}, nil
+	return output{file: f, path: path}, nil
 }
 
 // Write appends to the file.
 func (o *output) Write(p []byte) (int, error) {
 	n, err := o.file.Write(p)
+	o.wrote(n)
 	return n, o.failed(err)
 }
 
 // WriteAt writes anywhere in the file.
 func (o *output) WriteAt(p []byte, offset int64) (int, error) {
 	n, err := o.file.WriteAt(p, offset)
+	o.wrote(n)
 	return n, o.failed(err)
 }
 

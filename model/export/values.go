@@ -102,17 +102,22 @@ func encode(dst []byte, v []float32, t dtype.Type) error {
 }
 
 // chunkWeights is how many weights are converted before they are written.
-const chunkWeights = 1 << 22
+const chunkWeights = 1 << 21
 
 // convert writes the rows of a matrix as a scalar type, a bounded number of
-// them at a time.
+// them at a time, each while the next are converted.
 func convert(ctx context.Context, out io.Writer, m kernels.Matrix, t dtype.Type, threads int) error {
 	rows, cols := m.Shape()
 	step := min(rows, max(1, chunkWeights/cols))
 	rowBytes := cols * t.BlockBytes()
-	buf := make([]byte, step*rowBytes)
+	var bufs [2][]byte
+	for i := range bufs {
+		bufs[i] = make([]byte, step*rowBytes)
+	}
+	var writing behind
+	defer writing.wait()
 	for start := 0; start < rows; start += step {
-		n := min(step, rows-start)
+		n, buf := min(step, rows-start), bufs[start/step%2]
 		err := eachRow(ctx, threads, n, cols, func(r int, x []float32) error {
 			m.Row(x, start+r)
 			if err := encode(buf[r*rowBytes:(r+1)*rowBytes], x, t); err != nil {
@@ -123,11 +128,15 @@ func convert(ctx context.Context, out io.Writer, m kernels.Matrix, t dtype.Type,
 		if err != nil {
 			return err
 		}
-		if _, err := out.Write(buf[:n*rowBytes]); err != nil {
+		if err := writing.wait(); err != nil {
 			return err
 		}
+		writing.start(func() error {
+			_, err := out.Write(buf[:n*rowBytes])
+			return err
+		})
 	}
-	return nil
+	return writing.wait()
 }
 
 // weightsPerTask is how many weights a worker takes at a time, at least a row.

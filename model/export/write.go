@@ -33,26 +33,9 @@ func (e *Export) Write(ctx context.Context, path string, force bool, source Sour
 		return err
 	}
 	defer out.Abort()
-	w := &writer{Export: e, ctx: ctx, out: out, source: source, progress: progress, total: e.Bytes()}
-	for i := 0; i < len(e.spec.Items); {
-		n, err := 1, error(nil)
-		if experts := e.stacks[i]; experts > 0 {
-			n, err = experts, w.stack(i, experts)
-		} else {
-			err = w.item(i)
-		}
-		if err != nil {
-			return err
-		}
-		for range n {
-			e.weights.Release(e.spec.Items[i].ID)
-			i++
-		}
-	}
-	for _, t := range e.extra {
-		if err := w.bytes(t, t.Data); err != nil {
-			return err
-		}
+	w := &writer{Export: e, ctx: ctx, out: out, source: source, sums: map[string]uint32{}}
+	if err := w.all(progress); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -85,76 +68,166 @@ func (e *Export) create(path string, force bool) (*formats.Writer, error) {
 // writer is the state of one Write.
 type writer struct {
 	*Export
-	ctx         context.Context
-	out         *formats.Writer
-	source      Source
-	progress    func(done, total int64)
-	done, total int64
-	sums        map[string]uint32 // of each tensor's bytes
+	ctx    context.Context
+	out    *formats.Writer
+	source Source
+	done   int64             // bytes written
+	sums   map[string]uint32 // of each tensor's bytes
 }
 
-// item writes the tensors that hold item i.
-func (w *writer) item(i int) error {
-	if err := w.ctx.Err(); err != nil {
+// all writes every tensor. Each matrix is written while the next one is
+// computed, and nothing but its own numbers is touched by that.
+func (w *writer) all(progress func(done, total int64)) error {
+	var writing behind
+	defer writing.wait()
+	total, released := w.Bytes(), 0
+	finish := func(items int) error {
+		if err := writing.wait(); err != nil {
+			return err
+		}
+		for ; released < items; released++ {
+			w.weights.Release(w.spec.Items[released].ID)
+		}
+		if progress != nil {
+			progress(w.done, total)
+		}
+		return nil
+	}
+	for i := 0; i < len(w.spec.Items); {
+		if n := w.stacks[i]; n > 0 {
+			if err := finish(i); err != nil {
+				return err
+			}
+			if err := w.stack(i, n); err != nil {
+				return err
+			}
+			i += n
+			continue
+		}
+		write, err := w.item(i)
+		if err != nil {
+			return err
+		}
+		if err := finish(i); err != nil {
+			return err
+		}
+		writing.start(write)
+		i++
+	}
+	if err := finish(len(w.spec.Items)); err != nil {
 		return err
 	}
-	it, parts := &w.spec.Items[i], w.layout[i]
-	if it.ID.Bias || !it.ID.Role.IsMatrix() {
-		return w.vector(it, parts[0])
+	for _, t := range w.extra {
+		if err := w.bytes(t, t.Data); err != nil {
+			return err
+		}
 	}
-	m, err := w.source(w.ctx, it.ID)
-	if err != nil {
-		return err
+	if progress != nil {
+		progress(w.done, total)
 	}
-	m = reorder(m, rowOrder(&w.weights.Config, it.ID, w.from.Kind, w.spec.Kind))
-	if it.packed() {
-		err = w.codes(m, it, parts)
-	} else {
-		err = w.matrix(m, it.Type, parts[0])
-	}
-	if err != nil && w.ctx.Err() == nil {
-		return fmt.Errorf("%s: %w", w.stem(it.ID), err)
-	}
-	return err
+	return nil
 }
 
 // stack writes the experts of items first to first+n-1 as one tensor.
 func (w *writer) stack(first, n int) error {
 	t := w.layout[first][0]
+	failed := func(it *Item, err error) error {
+		if err == nil || w.ctx.Err() != nil {
+			return err
+		}
+		return fmt.Errorf("%s, expert %d: %w", t.Name, it.ID.Expert.Index(), err)
+	}
 	return w.stream(t, func(out io.Writer) error {
+		var writing behind
+		defer writing.wait()
 		for i := first; i < first+n; i++ {
 			it := &w.spec.Items[i]
 			m, err := w.source(w.ctx, it.ID)
-			if err == nil {
-				err = w.numbers(out, m, it.Type)
-			}
-			if err != nil && w.ctx.Err() == nil {
-				return fmt.Errorf("%s, expert %d: %w", t.Name, it.ID.Expert.Index(), err)
-			}
 			if err != nil {
+				return failed(it, err)
+			}
+			if err := writing.wait(); err != nil {
 				return err
 			}
-			w.weights.Release(it.ID)
+			if i > first {
+				w.weights.Release(w.spec.Items[i-1].ID)
+			}
+			writing.start(func() error { return failed(it, w.numbers(out, m, it.Type)) })
 		}
-		return nil
+		return writing.wait()
 	})
 }
 
-// vector writes a vector; one that does not change, byte for byte.
-func (w *writer) vector(it *Item, t raw.Tensor) error {
+// behind runs one function at a time beside the caller.
+type behind struct{ result chan error }
+
+// start runs f. The one before must have been waited for.
+func (b *behind) start(f func() error) {
+	result := make(chan error, 1)
+	b.result = result
+	go func() { result <- f() }()
+}
+
+// wait returns what the function that runs, if any, returns.
+func (b *behind) wait() error {
+	if b.result == nil {
+		return nil
+	}
+	err := <-b.result
+	b.result = nil
+	return err
+}
+
+// item computes item i and returns what writes its tensors.
+func (w *writer) item(i int) (func() error, error) {
+	if err := w.ctx.Err(); err != nil {
+		return nil, err
+	}
+	it, parts, name := &w.spec.Items[i], w.layout[i], w.stem(w.spec.Items[i].ID)
+	if it.ID.Bias || !it.ID.Role.IsMatrix() {
+		data, err := w.vector(it, parts[0])
+		return func() error { return w.bytes(parts[0], data) }, err
+	}
+	m, err := w.source(w.ctx, it.ID)
+	if err != nil {
+		return nil, err
+	}
+	m = reorder(m, rowOrder(&w.weights.Config, it.ID, w.from.Kind, w.spec.Kind))
+	write := func() error { return w.matrix(m, it.Type, parts[0]) }
+	if it.packed() {
+		scheme := it.Codes
+		if scheme.Inputs.Static {
+			if scheme.Inputs, err = w.weights.Inputs(it.ID); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		write = func() error { return w.codes(m, scheme, parts) }
+	}
+	return func() error {
+		err := write()
+		if err != nil && w.ctx.Err() == nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return err
+	}, nil
+}
+
+// vector returns the bytes of a vector; of one that does not change, those that
+// are stored.
+func (w *writer) vector(it *Item, t raw.Tensor) ([]byte, error) {
 	stored, err := storedVector(w.weights, it.ID)
 	if err == nil && w.from.Kind == w.spec.Kind && stored.Type == it.Type && !w.weights.Replaced(it.ID) {
-		return w.bytes(t, stored.Data)
+		return stored.Data, nil
 	}
 	v, err := plainVector(w.weights, it.ID, w.spec.Kind)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	data := make([]byte, len(v)*it.Type.BlockBytes())
 	if err := encode(data, v, it.Type); err != nil {
-		return fmt.Errorf("%s: %w", t.Name, err)
+		return nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	return w.bytes(t, data)
+	return data, nil
 }
 
 // matrix writes a matrix as a scalar or block type.
@@ -177,14 +250,7 @@ func (w *writer) numbers(out io.Writer, m kernels.Matrix, to dtype.Type) error {
 }
 
 // codes packs a matrix, unpacks it again to compare, and writes it.
-func (w *writer) codes(m kernels.Matrix, it *Item, layout []raw.Tensor) error {
-	scheme := it.Codes
-	if scheme.Inputs.Static {
-		var err error
-		if scheme.Inputs, err = w.weights.Inputs(it.ID); err != nil {
-			return err
-		}
-	}
+func (w *writer) codes(m kernels.Matrix, scheme hfquant.Scheme, layout []raw.Tensor) error {
 	parts, err := w.spec.Quantization.Encode(scheme, m)
 	if err != nil {
 		return err
@@ -247,13 +313,8 @@ func (w *writer) stream(t raw.Tensor, produce func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	if w.sums == nil {
-		w.sums = map[string]uint32{}
-	}
 	w.sums[t.Name] = sum.Sum32()
-	if w.done += t.Bytes(); w.progress != nil {
-		w.progress(w.done, w.total)
-	}
+	w.done += t.Bytes()
 	return nil
 }
 
