@@ -27,7 +27,7 @@ func (o *quantizeOptions) registerRounding(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.asymmetric, "asymmetric", false, "every group has a zero point of its own")
 	flags.StringVar(&o.typeName, "type", "", "GGUF mix of types, such as Q4_0 (instead of --bits)")
 	flags.StringVar(&o.to, "to", "", "gptq, awq, compressed-tensors or gguf")
-	flags.StringVar(&o.clip, "range", "", "how the range of a group is chosen: none, or mse for least squared error (default none)")
+	flags.StringVar(&o.clip, "range", "", "how the range of a group is chosen: none, or mse for least squared error, slower and better at 2 and 3 bits (default none)")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave tensors alone: roles (down, head) or globs on names; repeatable")
 	flags.StringSliceVar(&o.bitsFor, "bits-for", nil, "other bits for a role: down=6, or a GGUF type: embed=Q8_0; repeatable")
 }
