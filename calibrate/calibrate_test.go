@@ -87,7 +87,8 @@ func TestWindowsRefuses(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"short", "too short", "has 9 tokens, one sample needs 31"},
 		{"empty", "", "has 0 tokens"},
-		{"repeated", strings.Repeat("a", 500), "over and over"},
+		{"repeated", strings.Repeat("a", 500), "over and over: 100% of it is"},
+		{"nearly repeated", strings.Repeat("aaaaaaaaaaaaaaaaaaab", 25), "over and over: 95% of it is"},
 		{"binary", sentence + "\x00" + sentence, "NUL byte at offset 79"},
 		{"latin1", sentence + "\xe9" + sentence, "not UTF-8"},
 	} {

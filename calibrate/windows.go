@@ -34,8 +34,8 @@ func (s Sampling) check() error {
 // them when there are fewer. A tokenizer that puts a BOS before a text puts it
 // before every window, because that is what the model sees in use.
 //
-// Text that is binary, shorter than one window, or one token over and over is
-// an error: what a method would learn from it is nothing.
+// Text that is binary, shorter than one window, or little more than one token
+// over and over is an error: what a method would learn from it is nothing.
 func Windows(t *tokenizer.Tokenizer, text string, s Sampling) ([][]int32, error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -67,8 +67,9 @@ func Windows(t *tokenizer.Tokenizer, text string, s Sampling) ([][]int32, error)
 		}
 		windows = append(windows, append(window, ids[i*body:][:body]...))
 	}
-	if repeated(ids) {
-		return nil, fault.Invalid("%s is one token (%d) over and over", name, ids[0])
+	if id, share := commonest(ids); share > mostRepeated {
+		return nil, fault.Hint(fault.Invalid("%s is one token over and over: %.4g%% of it is %q", name, 100*share, t.Piece(id)),
+			"use text like what the model will read")
 	}
 	return windows, nil
 }
@@ -82,6 +83,17 @@ func choose(count int, s Sampling) []int {
 	return order
 }
 
-func repeated(ids []int32) bool {
-	return !slices.ContainsFunc(ids, func(id int32) bool { return id != ids[0] })
+// mostRepeated is the share of a text that one token may have.
+const mostRepeated = 0.9
+
+// commonest returns the token that a text has most of, and its share.
+func commonest(ids []int32) (id int32, share float64) {
+	counts := map[int32]int{}
+	for _, i := range ids {
+		counts[i]++
+		if counts[i] > counts[id] || counts[i] == counts[id] && i < id {
+			id = i
+		}
+	}
+	return id, float64(counts[id]) / float64(len(ids))
 }

@@ -296,3 +296,20 @@ func TestLeanProbe(t *testing.T) {
 		p.free()
 	}
 }
+
+// TestMeasureNotFinite: activations that overflow are found where they do.
+func TestMeasureNotFinite(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{})
+	id := model.ID{Role: model.Up, Block: 1}
+	up, err := w.Matrix(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, cols := up.Shape()
+	w.Replace(id, kernels.FromFloat32s(rows, cols, slices.Repeat([]float32{1e38}, rows*cols)))
+	_, err = Measure(context.Background(), kernels.NewCPU(1), w, someTokens(1, 8),
+		func(model.ID, int, int) []Scheme { return []Scheme{TypeScheme(dtype.Q4_0)} }, Probe{Pick: func(model.ID, []Scheme) int { return 0 }})
+	if fault.KindOf(err) != fault.InvalidFile || !strings.Contains(err.Error(), "block 1, the input of down") {
+		t.Errorf("the error is %v, want an invalid input of down in block 1", err)
+	}
+}

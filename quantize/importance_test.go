@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"llmc/dtype"
 	"llmc/formats"
 	"llmc/internal/fault"
 	"llmc/internal/tinymodel"
@@ -109,5 +110,27 @@ func TestImportanceOfAnotherModel(t *testing.T) {
 	f.Entries[3].Counts = []int64{5, 5}
 	if _, err := ReadImportance(w, f); err == nil || !strings.Contains(err.Error(), "for 2 matrices") {
 		t.Errorf("got %v, want an error about experts", err)
+	}
+}
+
+// TestZeroImportance: inputs that are all zero say nothing, so that weights are
+// rounded as without any.
+func TestZeroImportance(t *testing.T) {
+	values := make([]float32, 2*256)
+	for i := range values {
+		values[i] = float32(i%37) - 15
+	}
+	w := kernels.FromFloat32s(2, 256, values)
+	for _, s := range []Scheme{TypeScheme(dtype.Q6_K), TypeScheme(dtype.Q4_0), {Bits: 4, GroupSize: 64, Symmetric: true, ScaleType: dtype.F16}} {
+		rounded := func(in *Inputs) []float32 {
+			q, err := RTN{Clip: ClipMSE}.Quantize(context.Background(), Layer{Weight: w, Inputs: in}, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kernels.Float32s(q)
+		}
+		if !slices.Equal(rounded(&Inputs{MeanSquare: make([]float32, 256)}), rounded(nil)) {
+			t.Errorf("%s: zeros change what is rounded", s)
+		}
 	}
 }

@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 
+	"llmc/internal/fault"
 	"llmc/kernels"
 	"llmc/model"
 )
 
 // maxProbeLogits bounds the reference's logits that a probe keeps: 128 MiB.
 const maxProbeLogits = 1 << 25
+
+// errLogits is what is wrong with a model before anything is rounded.
+var errLogits = fault.Invalid("the model's logits are not finite")
 
 // probe runs its windows through a model with one changed matrix at a time.
 type probe struct {
@@ -63,7 +67,7 @@ func newProbe(ctx context.Context, dev kernels.Device, w *model.Weights, windows
 	err = pr.through(ctx, 0, m, func(logits []float32) error {
 		d, ok := kernels.Summarize(logits)
 		if !ok {
-			return fmt.Errorf("the model's logits are not finite")
+			return errLogits
 		}
 		pr.base, pr.sums = append(pr.base, logits...), append(pr.sums, d)
 		return nil

@@ -3,6 +3,7 @@ package quantize
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"llmc/dtype"
 	"llmc/internal/fault"
@@ -40,6 +41,9 @@ func (m RTN) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, e
 	}
 	if importance != nil && len(importance) != cols {
 		return nil, fault.Invalid("%s has %d columns, its calibration saw %d", l.Name, cols, len(importance))
+	}
+	if !slices.ContainsFunc(importance, func(v float32) bool { return v != 0 }) {
+		importance = nil // nothing says that one column matters more than another
 	}
 	var result kernels.Matrix
 	var err error

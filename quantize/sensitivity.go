@@ -1,7 +1,9 @@
 package quantize
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"llmc/calibrate"
@@ -67,6 +69,9 @@ type Measured struct {
 func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*Measured, error) {
 	windows = excerpt(windows, walkTokens)
 	pr, err := newProbe(ctx, dev, w, windows, candidates, p)
+	if errors.Is(err, errLogits) {
+		return nil, cmp.Or(whereNotFinite(ctx, dev, w, windows), err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +110,13 @@ func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows 
 	}
 	found.Operations = pr.done + float64(pr.walkDone)
 	return found, nil
+}
+
+// whereNotFinite returns an error that names the first linear whose input is not
+// finite, nil if it is found in none.
+func whereNotFinite(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32) error {
+	o := calibrate.Options{Final: true, Unchanged: true}
+	return calibrate.Walk(ctx, dev, w, windows, o, func(context.Context, int, []model.Role, *Inputs) error { return nil })
 }
 
 // excerpt takes about so many tokens from windows all over a text: the beginnings

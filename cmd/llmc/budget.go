@@ -122,7 +122,7 @@ type keptScheme struct {
 func (o *quantizeOptions) allocate(ctx context.Context, global *globalOptions, c *formats.Checkpoint, w *model.Weights, job *quantizeJob, text eval.Text) (*quantization, error) {
 	base, err := newQuantization(c, w, job, global.threads) // all in 8 bits
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", job.path, err)
 	}
 	if _, err := base.read(global.ui, &o.calibration, text); err != nil {
 		return nil, err
@@ -136,11 +136,11 @@ func (o *quantizeOptions) allocate(ctx context.Context, global *globalOptions, c
 		}
 	}
 	if err := o.search(ctx, global, base); err != nil {
-		return nil, base.unfinished.failed(err)
+		return nil, base.unfinished.failed(fmt.Errorf("%s: %w", job.path, err))
 	}
 	q, err := newQuantization(c, w, job, global.threads)
 	if err != nil {
-		return nil, base.unfinished.failed(err)
+		return nil, base.unfinished.failed(fmt.Errorf("%s: %w", job.path, err))
 	}
 	q.unfinished, q.report.Calibration = base.unfinished, base.report.Calibration
 	return q, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -365,11 +366,11 @@ func runQuantize(ctx context.Context, global *globalOptions, o *quantizeOptions,
 	var q *quantization
 	if job.budget {
 		q, err = o.allocate(ctx, global, c, w, job, calibrationText)
-	} else {
-		q, err = newQuantization(c, w, job, global.threads)
+	} else if q, err = newQuantization(c, w, job, global.threads); err != nil {
+		err = fmt.Errorf("%s: %w", job.path, err)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", job.path, err)
+		return err
 	}
 	if err := q.perform(ctx, global, o, calibrationText, text); err != nil {
 		return q.unfinished.failed(err)
@@ -392,6 +393,11 @@ func (o *quantizeOptions) free(job *quantizeJob) error {
 	}
 	if err := checkFree(o.calibration.saveImatrix); err != nil && !o.force {
 		return err
+	}
+	for _, path := range []string{o.reportFile, o.calibration.saveImatrix} {
+		if err := checkFolder(path); err != nil {
+			return err
+		}
 	}
 	return checkOutput(job.out, job.keepsBlocks(), o.calibration.resume, o.force)
 }
@@ -466,6 +472,16 @@ func checkFree(path string) error {
 		return nil // what else may be wrong is found when it is created
 	}
 	return fault.Hint(fault.Usage("%s exists already", path), "pass --force to replace it")
+}
+
+// checkFolder refuses a file to be written where there is no folder, before any
+// work is done.
+func checkFolder(path string) error {
+	folder := filepath.Dir(path)
+	if _, err := os.Stat(folder); path != "" && errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot create %s: there is no folder %s", path, folder)
+	}
+	return nil
 }
 
 // quantization is one run of the command.

@@ -7,6 +7,9 @@
 package imatrix
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"math"
 	"path/filepath"
 	"slices"
@@ -67,6 +70,9 @@ func (e *Entry) check() error {
 // Open reads the file at path; see [Parse].
 func Open(path string) (*File, error) {
 	m, err := raw.Map(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no importance matrix %s", path)
+	}
 	if err != nil {
 		return nil, err
 	}
