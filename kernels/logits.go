@@ -17,6 +17,16 @@ type Distribution struct {
 	Top    int     // the first of the largest elements
 }
 
+// Finite reports whether no number of row is infinite or NaN.
+func Finite(row []float32) bool { return finite(defaultOps(), row) }
+
+// finite looks at the sum of squares, which in float64 is finite exactly when
+// the numbers are.
+func finite(o *ops, row []float32) bool {
+	squares := o.sumSquares(row)
+	return !math.IsInf(squares, 0) && !math.IsNaN(squares)
+}
+
 // Summarize reads a row of logits. ok is false when the row is empty or an
 // element is NaN or infinite; the result is then not defined. Exponentials are
 // float32, within 2 units of the last place; their sum is float64.
@@ -25,8 +35,7 @@ func Summarize(row []float32) (d Distribution, ok bool) {
 }
 
 func summarize(o *ops, row []float32) (d Distribution, ok bool) {
-	// The squares are finite in float64 exactly when the elements are.
-	if squares := o.sumSquares(row); len(row) == 0 || math.IsInf(squares, 0) || math.IsNaN(squares) {
+	if len(row) == 0 || !finite(o, row) {
 		return d, false
 	}
 	top, largest := topOf(o, row)

@@ -147,13 +147,13 @@ func (m RTN) convert(ctx context.Context, w kernels.Matrix, rows, cols int, t dt
 		w.Row(x, r)
 		dst := data[r*rowBytes:][:rowBytes]
 		if !t.IsBlock() {
-			if !allFinite(x) {
+			if !kernels.Finite(x) {
 				return fault.Invalid("row %d %w", r, errNotFinite)
 			}
 			return dtype.Encode(dst, x, t)
 		}
 		err := blocks.Quantize(t, dst, x, cols, importance)
-		if err != nil && !allFinite(x) {
+		if err != nil && !kernels.Finite(x) {
 			return fault.Invalid("row %d %w", r, errNotFinite)
 		}
 		return err
@@ -162,16 +162,6 @@ func (m RTN) convert(ctx context.Context, w kernels.Matrix, rows, cols int, t dt
 		return nil, err
 	}
 	return kernels.NewDense(rows, cols, t, data)
-}
-
-// allFinite reports whether no number is infinite or NaN.
-func allFinite(x []float32) bool {
-	for _, v := range x {
-		if v-v != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // newGroups allocates the codes, scales and zero points of a scheme.
