@@ -23,7 +23,7 @@ type Tensor struct {
 }
 
 func (t *Tensor) isMatrix() bool {
-	return len(t.Shape) == 2 && t.ID.Role.IsMatrix() && !t.ID.Bias
+	return len(t.Shape) == 2 && t.ID.Role.IsMatrix() && !t.ID.Role.IsRouter() && !t.ID.Bias
 }
 
 // Policy says what to do with which tensor. The zero Policy keeps everything.
@@ -157,13 +157,12 @@ func (p *planner) entry(t Tensor) Entry {
 	e := Entry{Tensor: t}
 	if !t.isMatrix() {
 		e.Reason = "not a matrix"
+		if t.ID.Role.IsRouter() {
+			e.Reason = "what chooses experts is kept"
+		}
 		if v := p.policy.Vectors; v != dtype.Invalid && v.String() != t.From {
 			e.To, e.Reason = TypeScheme(v), "vectors are "+v.String()
 		}
-		return e
-	}
-	if t.ID.Role.IsRouter() {
-		e.Reason = "what chooses experts is kept"
 		return e
 	}
 	for _, pattern := range p.policy.Ignore {
@@ -377,7 +376,7 @@ func (p *Plan) Counts() []Count {
 	var counts []Count
 	for _, e := range p.Entries {
 		role, stored := e.ID.Role.String(), e.From
-		if !e.isMatrix() {
+		if !e.isMatrix() && !e.ID.Role.IsRouter() {
 			role = "vectors"
 		}
 		if !e.Kept() {

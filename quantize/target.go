@@ -210,7 +210,7 @@ func (p *Plan) schemes(w *model.Weights) (groups []schemeGroup, ignored []string
 	head := false
 	for i := range p.Entries {
 		e := &p.Entries[i]
-		if !e.isMatrix() || e.ID.Role == model.Embed {
+		if !e.isMatrix() && !e.ID.Role.IsRouter() || e.ID.Role == model.Embed {
 			continue
 		}
 		head = head || e.ID.Role == model.Head

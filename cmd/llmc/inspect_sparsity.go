@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"llmc/formats"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -43,6 +44,9 @@ func readSparsity(ctx context.Context, ui *ui, w *model.Weights) ([]sparsityInfo
 		}
 		info := countZeros(m)
 		info.Name = w.Config.Family.TensorName(w.Kind, id)
+		if w.Kind == formats.GGUF && id.Expert != model.NoExpert {
+			info.Name += fmt.Sprintf("[%d]", id.Expert.Index()) // of one tensor
+		}
 		list = append(list, info)
 		w.Release(id)
 		ui.progress("read", int64(at+1), int64(len(ids)))

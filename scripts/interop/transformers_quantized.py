@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig,
+                          MixtralForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 from common import ROOT, Checks, llmc, shared, workdir
 
@@ -70,6 +71,35 @@ def random_llama(folder):
                          num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=256)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return folder, torch.randint(0, 512, (200,)).tolist()
+
+
+SMALL = dict(vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=128)
+# In float32: transformers unpacks experts in the type of their scales.
+MIXTURES = {
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SMALL, intermediate_size=96, num_local_experts=6)),
+    "qwen2moe": lambda: Qwen2MoeForCausalLM(Qwen2MoeConfig(
+        **SMALL, intermediate_size=96, num_experts=6, moe_intermediate_size=32, shared_expert_intermediate_size=96)),
+    "qwen3moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(
+        **SMALL, intermediate_size=96, num_experts=6, moe_intermediate_size=32, head_dim=16, num_experts_per_tok=3)),
+}
+
+
+def compare_mixtures(checks, program, tmp):
+    """Experts in fewer bits, which transformers stacks as it loads them."""
+    ids = torch.randint(0, 128, (60,), generator=torch.Generator().manual_seed(5)).tolist()
+    for family, make in MIXTURES.items():
+        torch.manual_seed(2)
+        source = tmp / family
+        model = make()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(5 if weight.dim() > 1 else 1)
+        model.save_pretrained(source)
+        for i, flags in enumerate(("--bits 4 --group-size 32", "--bits 8 --group-size channel")):
+            folder = tmp / f"{family}-{i}"
+            llmc("quantize", source, "--to", "compressed-tensors", *flags.split(), "-o", folder)
+            compare(checks, program, f"compressed-tensors: {family}, {flags}", folder, ids)
 
 
 def llmc_logits(program, folder, ids):
@@ -142,6 +172,8 @@ def main():
             compare(checks, program, "to GGUF and back", tmp / "back", ids)
             back = AutoTokenizer.from_pretrained(tmp / "back")(TEXT * 4).input_ids[:200]
             checks.same_ids("tokens after GGUF and back", back, ids)
+        if importlib.util.find_spec("compressed_tensors"):
+            compare_mixtures(checks, program, tmp)
         for target, package, settings in (
             ("compressed-tensors", "compressed_tensors", PACKED), ("gptq", "gptqmodel", GPTQ), ("awq", "gptqmodel", AWQ),
         ):
