@@ -70,7 +70,8 @@ of --train, or learns the text alone when there is no teacher. The student is
   --loss js            between the two, by --beta (arXiv 2306.13649)
   --loss tv            total variation
   --loss ce            the text alone
---alpha says how much of the loss is the teacher's; the rest is the text's. The
+--alpha says how much of the loss is the teacher's; the rest is the text's, which
+makes perplexity on such text better and the student less like the teacher. The
 teacher runs alongside; with --cache-teacher FILE what it predicts is kept in a
 file first, and training needs no teacher in memory.
 
@@ -116,7 +117,7 @@ func (o *distillOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.train, "calibration", "", "the same as --train")
 	flags.StringVar(&o.loss, "loss", "", "kl, reverse-kl, js, tv or ce (default kl, ce without a teacher)")
 	flags.Float64Var(&o.temperature, "temperature", 1, "of both models' predictions in the loss")
-	flags.Float64Var(&o.alpha, "alpha", 0.5, "share of the teacher in the loss; the rest is the text's")
+	flags.Float64Var(&o.alpha, "alpha", 0, "share of the teacher in the loss; the rest is the text's (default 1, for a new student 0.5)")
 	flags.Float64Var(&o.beta, "beta", 0.5, "js: weight of the teacher in the mixture")
 	flags.IntVar(&o.topK, "top-k", 0, "look at this many of the teacher's likeliest tokens, and all others as one (default: all; 64 with --cache-teacher)")
 	flags.StringVar(&o.cache, "cache-teacher", "", "keep the teacher's predictions in this file, or use those it has")
@@ -222,6 +223,12 @@ func (d *distillation) settleLoss(o *distillOptions) error {
 	kind, err := distill.ParseKind(name)
 	if err != nil {
 		return fault.Usage("--loss: %w", err)
+	}
+	if !o.flags.Changed("alpha") {
+		o.alpha = 1
+		if o.student == "" {
+			o.alpha = 0.5
+		}
 	}
 	d.loss = distill.Loss{Kind: kind, Temperature: o.temperature, Alpha: o.alpha, Beta: o.beta}
 	if err := d.loss.Check(); err != nil {
