@@ -12,6 +12,7 @@ import (
 	"llmc/dtype"
 	"llmc/formats"
 	"llmc/internal/fault"
+	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -26,6 +27,8 @@ type Result struct {
 	Before   int      `json:"zeros_before"`
 	Zeros    int      `json:"zeros"`
 	Solution Solution `json:"solution"`
+	// Permuted is set where the inputs were put into another order.
+	Permuted *Permuted `json:"permuted,omitempty"`
 }
 
 // Run prunes the linears of a model's blocks.
@@ -37,6 +40,8 @@ type Run struct {
 	names   map[model.ID]string // of what is pruned
 	results map[model.ID]Result
 	shares  map[model.ID]float64 // the sparsity of each, nil for the pattern's
+
+	permutes bool // see Permute
 }
 
 // NewRun returns a run over the linears of w's blocks, but for those that a
@@ -90,7 +95,12 @@ func (r *Run) Options() calibrate.Options {
 			if r.method.Needs()&NeedsHessian == 0 {
 				return calibrate.Cost{Bytes: 12 * size}
 			}
-			return calibrate.Cost{Bytes: 16*n*n + 12*size, Flops: 4*float64(n*n)*float64(n) + 2*float64(size)*float64(n)}
+			cost := calibrate.Cost{Bytes: 16*n*n + 12*size, Flops: 4*float64(n*n)*float64(n) + 2*float64(size)*float64(n)}
+			if g, ok := r.method.(Gradual); ok {
+				cost.Bytes += 16 * size
+				cost.Flops = float64(g.Steps) * (cost.Flops + solve.FitFlops(int(size/n), cols))
+			}
+			return cost
 		},
 	}
 }
@@ -133,6 +143,13 @@ func (r *Run) prune(ctx context.Context, id model.ID, in *calibrate.Inputs) erro
 	if !ok {
 		return nil
 	}
+	var permuted *Permuted
+	if r.permutes {
+		var err error
+		if in, permuted, err = r.permute(ctx, id, in); err != nil {
+			return err
+		}
+	}
 	w, err := r.weights.Matrix(id)
 	if err != nil {
 		return err
@@ -146,22 +163,27 @@ func (r *Run) prune(ctx context.Context, id model.ID, in *calibrate.Inputs) erro
 	for i := range rows {
 		w.Row(l.Weight[i*cols:][:cols], i)
 	}
-	result.Before = zeros(l.Weight)
+	result.Before, result.Permuted = zeros(l.Weight), permuted
 	if err := r.method.Prune(ctx, l, r.patternOf(id)); err != nil {
 		return err
 	}
-	t := r.weights.Stored(id)["weight"].Type
-	data := make([]byte, len(l.Weight)*t.BlockBytes())
-	if err := dtype.Encode(data, l.Weight, t); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	pruned, err := kernels.NewDense(rows, cols, t, data)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
 	result.Zeros = zeros(l.Weight)
 	r.results[id] = result
-	r.weights.Replace(id, pruned)
+	return r.replace(id, rows, cols, l.Weight)
+}
+
+// replace puts values in the place of a linear, in the type it is stored in.
+func (r *Run) replace(id model.ID, rows, cols int, values []float32) error {
+	t := r.weights.Stored(id)["weight"].Type
+	data := make([]byte, len(values)*t.BlockBytes())
+	if err := dtype.Encode(data, values, t); err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	m, err := kernels.NewDense(rows, cols, t, data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	r.weights.Replace(id, m)
 	return nil
 }
 

@@ -26,6 +26,8 @@ type pruneOptions struct {
 	pattern    string
 	method     string
 	allocate   string
+	steps      int
+	permute    bool
 	damp       float64
 	ignore     []string
 	text       string
@@ -58,6 +60,9 @@ format and the types it has, which every engine loads:
 wanda and sparsegpt see the model's activations on the text of --calibration.
 Weights that are zero stay so. Files are as large as before: engines have no
 use for sparse ones, but what compresses files makes them smaller.
+
+With --steps, what stays is fitted by least squares so that each linear puts out
+what it did, at once or in several steps to the sparsity (arXiv 1710.01878).
 
 --allocate makes some linears sparser than others, in all as sparse as asked for:
 owl spares blocks with many outliers among the products of weight and input
@@ -103,6 +108,8 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	flags.StringVar(&o.pattern, "pattern", "unstructured", "where zeros may be: unstructured, or N:M for at most N of M neighbours that stay: 2:4, 4:8")
 	flags.StringVar(&o.method, "method", "", "magnitude, wanda or sparsegpt (default wanda with text to calibrate on, else magnitude)")
 	flags.StringVar(&o.allocate, "allocate", "uniform", "how zeros spread over linears: uniform, owl (by outliers), sensitivity (by divergence), global (magnitude: one threshold)")
+	flags.IntVar(&o.steps, "steps", 0, "get there in so many `steps`, each sparser; after each, what stays is fitted to the outputs by least squares")
+	flags.BoolVar(&o.permute, "permute", false, "N:M: first put the inputs of down and o into an order in which the pattern keeps more; the model stays the same")
 	flags.Float64Var(&o.damp, "damp", 0.01, "sparsegpt: share of the Hessian's mean diagonal added to it")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave linears alone: roles (down, q) or globs on names; repeatable")
 	o.samples.register(cmd, "text that shows the model's activations to wanda and sparsegpt (demo model: its own)")
@@ -164,6 +171,15 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	if p.method, err = prune.NewMethod(name, o.damp); err != nil {
 		return nil, err
 	}
+	if o.permute && p.pattern.Of == 0 {
+		return nil, fault.Hint(fault.Usage("--permute is for N:M patterns, and unstructured zeros may be anywhere"), "add --pattern 2:4, or leave it out")
+	}
+	if o.flags.Changed("steps") {
+		if o.steps < 1 || o.steps > maxSteps {
+			return nil, fault.Usage("--steps is %d, allowed are 1 to %d", o.steps, maxSteps)
+		}
+		p.method = prune.Gradual{Method: p.method, Steps: o.steps, Damp: o.damp}
+	}
 	if err := o.settleAllocation(p); err != nil {
 		return nil, err
 	}
@@ -188,6 +204,9 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	}
 	return p, nil
 }
+
+// maxSteps bounds --steps.
+const maxSteps = 100
 
 // parsePattern settles how many weights go, and from where.
 func (o *pruneOptions) parsePattern() (prune.Pattern, error) {
@@ -287,11 +306,14 @@ func (p *pruning) plan(global *globalOptions, o *pruneOptions, shard int64) erro
 	if p.run, err = prune.NewRun(p.weights, p.method, p.pattern, o.ignore, global.threads); err != nil {
 		return err
 	}
+	if o.permute {
+		p.run.Permute()
+	}
 	kind := p.from.Kind
 	if p.out == "" && !isDemo(p.path) {
 		p.out = p.run.OutputName(modelBase(p.path), kind)
 	}
-	p.report = pruneReport{Model: p.path, Method: p.method.Name(), Pattern: p.pattern.String(), Sparsity: p.pattern.Sparsity, Output: p.out}
+	p.report = pruneReport{Model: p.path, Method: p.method.Name(), Pattern: p.pattern.String(), Sparsity: p.pattern.Sparsity, Steps: o.steps, Output: p.out}
 	if p.out == "" {
 		return nil
 	}
@@ -397,7 +419,11 @@ func (p *pruning) print(ui *ui, o *pruneOptions) error {
 	if err := r.printTable(ui); err != nil {
 		return err
 	}
-	ui.print("%s by %s", r.Pattern, r.Method)
+	if r.Steps > 0 {
+		ui.print("%s by %s, the others fitted by least squares, steps: %d", r.Pattern, r.Method, r.Steps)
+	} else {
+		ui.print("%s by %s", r.Pattern, r.Method)
+	}
 	switch {
 	case r.Output == "":
 		ui.print("nothing is written without -o")
@@ -421,6 +447,7 @@ type pruneReport struct {
 	Method   string  `json:"method"`
 	Pattern  string  `json:"pattern"`
 	Sparsity float64 `json:"sparsity_asked"`
+	Steps    int     `json:"steps,omitempty"` // of pruning and fitting what stays
 
 	Calibration *sampleReport     `json:"calibration,omitempty"`
 	Allocation  *allocationReport `json:"allocation,omitempty"` // absent where it is uniform
@@ -491,6 +518,7 @@ func (r *pruneReport) printTable(ui *ui) error {
 		return err
 	}
 	uncovered := 0
+	r.printPermuted(ui)
 	for _, t := range r.Tensors {
 		if t.Solution.Fallback != "" {
 			ui.print("%s was pruned by wanda: %s", t.Name, t.Solution.Fallback)

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"llmc/internal/fault"
+	"llmc/model"
 	"llmc/prune"
 )
 
@@ -61,17 +62,27 @@ func (r *pruneReport) printAllocation(ui *ui) error {
 	}
 	header := []string{"block"}
 	var rows [][]string
+	type place struct{ block, column int }
+	weights, zeros := map[place]int{}, map[place]int{} // experts together
 	for _, t := range r.Tensors {
 		if !slices.Contains(header, t.Role) {
 			header = append(header, t.Role)
 		}
-	}
-	for _, t := range r.Tensors {
+		at := place{t.ID.Block, slices.Index(header, t.Role)}
+		weights[at] += t.Weights
+		zeros[at] += t.Zeros
 		for len(rows) <= t.ID.Block {
-			rows = append(rows, make([]string, len(header)))
-			rows[len(rows)-1][0] = fmt.Sprint(len(rows) - 1)
+			rows = append(rows, []string{fmt.Sprint(len(rows))})
 		}
-		rows[t.ID.Block][slices.Index(header, t.Role)] = fmt.Sprintf("%.1f%%", 100*float64(t.Zeros)/float64(max(t.Weights, 1)))
+	}
+	for block := range rows {
+		for column := range header[1:] {
+			cell, at := "", place{block, column + 1}
+			if weights[at] > 0 {
+				cell = fmt.Sprintf("%.1f%%", 100*float64(zeros[at])/float64(weights[at]))
+			}
+			rows[block] = append(rows[block], cell)
+		}
 	}
 	if r.Allocation.Outliers != nil {
 		header = append(header, "outliers")
@@ -81,4 +92,23 @@ func (r *pruneReport) printAllocation(ui *ui) error {
 	}
 	ui.print("\nzeros as %s spread them:", r.Allocation.Name)
 	return ui.table(header, rows)
+}
+
+// printPermuted says what other orders of inputs were worth.
+func (r *pruneReport) printPermuted(ui *ui) {
+	for _, role := range []model.Role{model.O, model.Down} {
+		var before, after float64
+		n := 0
+		for _, t := range r.Tensors {
+			if t.ID.Role == role && t.Permuted != nil {
+				before += t.Permuted.Before
+				after += t.Permuted.After
+				n++
+			}
+		}
+		if n > 0 {
+			ui.print("inputs of %s put into another order: %s keeps at most %s of the scores, %s before", role, r.Pattern,
+				percentString(after/float64(n)), percentString(before/float64(n)))
+		}
+	}
 }

@@ -51,8 +51,10 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 	if o.method != "" && o.method != "sparsegpt" {
 		return fault.Hint(fault.Usage("--bits and --type go with --method sparsegpt, and the method is %s", o.method), "prune first, then llmc quantize: zeros stay")
 	}
-	if o.flags.Changed("allocate") {
-		return fault.Usage("--allocate does not go with --bits and --type")
+	for _, flag := range []string{"allocate", "steps", "permute"} {
+		if o.flags.Changed(flag) {
+			return fault.Hint(fault.Usage("--%s does not go with --bits and --type", flag), "prune first, then llmc quantize: zeros stay")
+		}
 	}
 	pattern, err := o.parsePattern()
 	if err != nil {
