@@ -27,6 +27,9 @@ func (p *Plan) Engines(t Target) []Engine {
 // not divide a word of 32 bits have another layout in older ones.
 func (p *Plan) transformers(t Target) Engine {
 	e := Engine{Name: "transformers", Loads: true}
+	if t != CompressedTensors && slices.ContainsFunc(p.Entries, func(e Entry) bool { return e.ID.Expert != model.NoExpert }) {
+		return Engine{Name: e.Name, Note: fmt.Sprintf("it unpacks experts from compressed-tensors, not from %s", t)}
+	}
 	switch t {
 	case CompressedTensors:
 		e.Note = "with compressed-tensors"
@@ -51,7 +54,10 @@ func (p *Plan) vLLM(t Target) Engine {
 		if !e.To.IsInteger() {
 			continue
 		}
-		why := ""
+		why := p.expertsLack(e, t)
+		if why != "" {
+			return Engine{Name: "vLLM", Note: why}
+		}
 		if e.To.packed(p.inputs) {
 			why = marlinLacks(e, t)
 		} else {
@@ -62,7 +68,7 @@ func (p *Plan) vLLM(t Target) Engine {
 		}
 	}
 	if p.splitsFused() {
-		return Engine{Name: "vLLM", Note: "it fuses q, k, v and gate, up, which differ within a block"}
+		return Engine{Name: "vLLM", Note: "it fuses q, k, v and gate, up and all experts, which differ within a block"}
 	}
 	capability := "7.5"
 	if p.floats() {
@@ -74,6 +80,18 @@ func (p *Plan) vLLM(t Target) Engine {
 // floats reports whether any weight becomes 8-bit floats.
 func (p *Plan) floats() bool {
 	return slices.ContainsFunc(p.Entries, func(e Entry) bool { return e.To.Float })
+}
+
+// expertsLack says what the kernels for experts lack besides, "" for nothing.
+func (p *Plan) expertsLack(e *Entry, t Target) string {
+	switch {
+	case e.ID.Expert == model.NoExpert || t != CompressedTensors:
+	case e.To.packed(p.inputs) && !e.To.Symmetric:
+		return "its kernels for experts take symmetric codes only"
+	case p.inputs.Static && !p.inputs.Float:
+		return "its kernels for experts round activations to integers token by token, not with static scales"
+	}
+	return ""
 }
 
 // cutlassLacks says what the kernels for 8-bit activations lack for an entry, ""

@@ -45,6 +45,34 @@ func TestEngines(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, tf)
 		}
 	}
+	expert := func(s Scheme) Entry {
+		e := entry(model.Down, 256, 256, s)
+		e.ID.Expert = model.ExpertAt(2)
+		return e
+	}
+	static := kernels.Rounding{Bits: 8, Static: true}
+	for _, c := range []struct {
+		target   Target
+		plan     Plan
+		tf, vLLM string // why not, "" for yes
+	}{
+		{CompressedTensors, Plan{Entries: []Entry{expert(scheme(4, 128, true))}}, "", ""},
+		{CompressedTensors, Plan{Entries: []Entry{expert(scheme(4, 128, false))}}, "", "symmetric"},
+		{CompressedTensors, Plan{Entries: []Entry{expert(scheme(8, PerChannel, true))}, inputs: static}, "", "token by token"},
+		{AWQ, Plan{Entries: []Entry{expert(scheme(4, 128, false))}}, "not from awq", ""},
+		{CompressedTensors, Plan{Entries: []Entry{expert(scheme(4, 128, true)), func() Entry {
+			e := expert(scheme(8, 128, true))
+			e.ID.Role = model.Gate
+			return e
+		}()}}, "", "fuses"},
+	} {
+		for i, want := range []string{c.tf, c.vLLM} {
+			e := c.plan.Engines(c.target)[i]
+			if e.Loads != (want == "") || !strings.Contains(e.Note, want) {
+				t.Errorf("experts in %s: %+v, want %q", c.target, e, want)
+			}
+		}
+	}
 	float := Scheme{Bits: 8, Float: true, Symmetric: true, ScaleType: dtype.F16}
 	for _, c := range []struct {
 		plan  Plan

@@ -65,7 +65,7 @@ var someWindows = [][]int32{{1, 2, 3, 4, 5, 77, 91, 200, 13, 64}, {9, 8, 7, 6, 5
 // TestScaledModelIsTheSame scales every group of every family, "rounds" to F32,
 // writes a file, and expects of it the logits of the source.
 func TestScaledModelIsTheSame(t *testing.T) {
-	for _, family := range []string{"llama", "mistral", "qwen2", "qwen3", "gemma3"} {
+	for _, family := range []string{"llama", "mistral", "qwen2", "qwen3", "gemma3", "mixtral", "qwen2moe"} {
 		t.Run(family, func(t *testing.T) {
 			spec := tinymodel.Spec{Family: family, Hidden: 64, FFN: 96, Seed: 3}
 			c, err := formats.FromMemory(tinymodel.Files(spec))
