@@ -54,6 +54,21 @@ func siluAVX2(dst *float32, gate *float32, up *float32, n int)
 //go:noescape
 func geluTanhAVX2(dst *float32, gate *float32, up *float32, n int)
 
+// siluGradAVX2 sets dup to dy*gate*s and dg to dy*up*(s + gate*s*(1-s)), s = 1/(1+exp(-gate)).
+//
+//go:noescape
+func siluGradAVX2(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+
+// geluTanhGradAVX2 sets dup to dy*gate*s and dg to dy*up*(s + gate*s*(1-s)*u'), s = 1/(1+exp(-u)), u as in geluTanh.
+//
+//go:noescape
+func geluTanhGradAVX2(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+
+// softmaxGradAVX2 sets dp to p*(dp-dot)*s.
+//
+//go:noescape
+func softmaxGradAVX2(dp *float32, p *float32, n int, dot float32, s float32)
+
 // rotateAVX2 turns the pairs (lo[j], hi[j]).
 //
 //go:noescape
@@ -124,6 +139,21 @@ func siluAVX512(dst *float32, gate *float32, up *float32, n int)
 //
 //go:noescape
 func geluTanhAVX512(dst *float32, gate *float32, up *float32, n int)
+
+// siluGradAVX512 sets dup to dy*gate*s and dg to dy*up*(s + gate*s*(1-s)), s = 1/(1+exp(-gate)).
+//
+//go:noescape
+func siluGradAVX512(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+
+// geluTanhGradAVX512 sets dup to dy*gate*s and dg to dy*up*(s + gate*s*(1-s)*u'), s = 1/(1+exp(-u)), u as in geluTanh.
+//
+//go:noescape
+func geluTanhGradAVX512(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+
+// softmaxGradAVX512 sets dp to p*(dp-dot)*s.
+//
+//go:noescape
+func softmaxGradAVX512(dp *float32, p *float32, n int, dot float32, s float32)
 
 // rotateAVX512 turns the pairs (lo[j], hi[j]).
 //

@@ -466,6 +466,194 @@ GLOBL word3fcc422a<>(SB), RODATA|NOPTR, $4
 DATA word3d922279<>+0(SB)/4, $0x3d922279
 GLOBL word3d922279<>(SB), RODATA|NOPTR, $4
 
+// func siluGradAVX2(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·siluGradAVX2(SB), NOSPLIT, $0-48
+	MOVQ         dg+0(FP), AX
+	MOVQ         dup+8(FP), CX
+	MOVQ         dy+16(FP), DX
+	MOVQ         gate+24(FP), BX
+	MOVQ         up+32(FP), SI
+	MOVQ         n+40(FP), DI
+	VBROADCASTSS wordc2d00000<>+0(SB), Y0
+	VBROADCASTSS word42b20000<>+0(SB), Y1
+	VBROADCASTSS word3fb8aa3b<>+0(SB), Y2
+	VBROADCASTSS word3f318000<>+0(SB), Y3
+	VBROADCASTSS wordb95e8083<>+0(SB), Y4
+	VBROADCASTSS word3f800000<>+0(SB), Y5
+	TESTQ        DI, DI
+	JZ           loopdone
+
+loop:
+	VMOVUPS      (BX), Y6
+	VBROADCASTSS word80000000<>+0(SB), Y7
+	VXORPS       Y7, Y6, Y7
+	VMAXPS       Y7, Y0, Y7
+	VMINPS       Y7, Y1, Y7
+	VMULPS       Y2, Y7, Y8
+	VROUNDPS     $0x00, Y8, Y8
+	VFNMADD231PS Y3, Y8, Y7
+	VFNMADD231PS Y4, Y8, Y7
+	VBROADCASTSS word3ab50d39<>+0(SB), Y9
+	VBROADCASTSS word3c091fe3<>+0(SB), Y10
+	VFMADD213PS  Y10, Y7, Y9
+	VBROADCASTSS word3d2aac8b<>+0(SB), Y10
+	VFMADD213PS  Y10, Y7, Y9
+	VBROADCASTSS word3e2aaa45<>+0(SB), Y10
+	VFMADD213PS  Y10, Y7, Y9
+	VBROADCASTSS word3efffffe<>+0(SB), Y10
+	VFMADD213PS  Y10, Y7, Y9
+	VFMADD213PS  Y5, Y7, Y9
+	VFMADD213PS  Y5, Y7, Y9
+	VBROADCASTSS word0000007f<>+0(SB), Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y10
+	VPSUBD       Y10, Y8, Y8
+	VPADDD       Y7, Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VMULPS       Y10, Y9, Y9
+	VPADDD       Y7, Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y8, Y9, Y9
+	VMOVAPS      Y9, Y7
+	VADDPS       Y5, Y7, Y7
+	VDIVPS       Y7, Y5, Y7
+	VSUBPS       Y7, Y5, Y8
+	VMULPS       Y6, Y7, Y6
+	VMULPS       Y6, Y8, Y8
+	VADDPS       Y7, Y8, Y8
+	VMOVUPS      (DX), Y7
+	VMULPS       Y7, Y6, Y6
+	VMULPS       (SI), Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VMOVUPS      Y6, (CX)
+	VMOVUPS      Y7, (AX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, SI
+	DECQ         DI
+	JNZ          loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func geluTanhGradAVX2(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·geluTanhGradAVX2(SB), NOSPLIT, $0-48
+	VBROADCASTSS word3fcc422a<>+0(SB), Y0
+	VBROADCASTSS word3d922279<>+0(SB), Y1
+	MOVQ         dg+0(FP), AX
+	MOVQ         dup+8(FP), CX
+	MOVQ         dy+16(FP), DX
+	MOVQ         gate+24(FP), BX
+	MOVQ         up+32(FP), SI
+	MOVQ         n+40(FP), DI
+	VBROADCASTSS wordc2d00000<>+0(SB), Y2
+	VBROADCASTSS word42b20000<>+0(SB), Y3
+	VBROADCASTSS word3fb8aa3b<>+0(SB), Y4
+	VBROADCASTSS word3f318000<>+0(SB), Y5
+	VBROADCASTSS wordb95e8083<>+0(SB), Y6
+	VBROADCASTSS word3f800000<>+0(SB), Y7
+	TESTQ        DI, DI
+	JZ           loopdone
+
+loop:
+	VMOVUPS      (BX), Y8
+	VMULPS       Y1, Y8, Y9
+	VFMADD213PS  Y0, Y8, Y9
+	VMULPS       Y8, Y9, Y9
+	VBROADCASTSS word80000000<>+0(SB), Y10
+	VXORPS       Y10, Y9, Y9
+	VMAXPS       Y9, Y2, Y9
+	VMINPS       Y9, Y3, Y9
+	VMULPS       Y4, Y9, Y10
+	VROUNDPS     $0x00, Y10, Y10
+	VFNMADD231PS Y5, Y10, Y9
+	VFNMADD231PS Y6, Y10, Y9
+	VBROADCASTSS word3ab50d39<>+0(SB), Y11
+	VBROADCASTSS word3c091fe3<>+0(SB), Y12
+	VFMADD213PS  Y12, Y9, Y11
+	VBROADCASTSS word3d2aac8b<>+0(SB), Y12
+	VFMADD213PS  Y12, Y9, Y11
+	VBROADCASTSS word3e2aaa45<>+0(SB), Y12
+	VFMADD213PS  Y12, Y9, Y11
+	VBROADCASTSS word3efffffe<>+0(SB), Y12
+	VFMADD213PS  Y12, Y9, Y11
+	VFMADD213PS  Y7, Y9, Y11
+	VFMADD213PS  Y7, Y9, Y11
+	VBROADCASTSS word0000007f<>+0(SB), Y9
+	VCVTPS2DQ    Y10, Y10
+	VPSRAD       $0x01, Y10, Y12
+	VPSUBD       Y12, Y10, Y10
+	VPADDD       Y9, Y12, Y12
+	VPSLLD       $0x17, Y12, Y12
+	VMULPS       Y12, Y11, Y11
+	VPADDD       Y9, Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VMULPS       Y10, Y11, Y11
+	VMOVAPS      Y11, Y9
+	VADDPS       Y7, Y9, Y9
+	VDIVPS       Y9, Y7, Y9
+	VSUBPS       Y9, Y7, Y10
+	VMULPS       Y8, Y9, Y11
+	VMULPS       Y11, Y10, Y10
+	VMULPS       Y8, Y8, Y8
+	VBROADCASTSS word3e5b33b6<>+0(SB), Y12
+	VMULPS       Y12, Y8, Y8
+	VBROADCASTSS word3fcc422a<>+0(SB), Y12
+	VADDPS       Y12, Y8, Y8
+	VMULPS       Y8, Y10, Y10
+	VADDPS       Y9, Y10, Y10
+	VMOVUPS      (DX), Y8
+	VMULPS       Y8, Y11, Y11
+	VMULPS       (SI), Y8, Y8
+	VMULPS       Y10, Y8, Y8
+	VMOVUPS      Y11, (CX)
+	VMOVUPS      Y8, (AX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, SI
+	DECQ         DI
+	JNZ          loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+DATA word3e5b33b6<>+0(SB)/4, $0x3e5b33b6
+GLOBL word3e5b33b6<>(SB), RODATA|NOPTR, $4
+
+// func softmaxGradAVX2(dp *float32, p *float32, n int, dot float32, s float32)
+// Requires: AVX
+TEXT ·softmaxGradAVX2(SB), NOSPLIT, $0-32
+	MOVQ         dp+0(FP), AX
+	MOVQ         p+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS dot+24(FP), Y0
+	VBROADCASTSS s+28(FP), Y1
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VMOVUPS (AX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  (CX), Y2, Y2
+	VMULPS  Y1, Y2, Y2
+	VMOVUPS Y2, (AX)
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    DX
+	JNZ     loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
 // func rotateAVX2(lo *float32, hi *float32, cos *float32, sin *float32, n int)
 // Requires: AVX, FMA3
 TEXT ·rotateAVX2(SB), NOSPLIT, $0-40
@@ -1041,6 +1229,163 @@ loop:
 	ADDQ             $0x00000040, DX
 	DECQ             BX
 	JNZ              loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func siluGradAVX512(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·siluGradAVX512(SB), NOSPLIT, $0-48
+	MOVQ         dg+0(FP), AX
+	MOVQ         dup+8(FP), CX
+	MOVQ         dy+16(FP), DX
+	MOVQ         gate+24(FP), BX
+	MOVQ         up+32(FP), SI
+	MOVQ         n+40(FP), DI
+	VBROADCASTSS wordc2d00000<>+0(SB), Z0
+	VBROADCASTSS word42b20000<>+0(SB), Z1
+	VBROADCASTSS word3fb8aa3b<>+0(SB), Z2
+	VBROADCASTSS word3f318000<>+0(SB), Z3
+	VBROADCASTSS wordb95e8083<>+0(SB), Z4
+	VBROADCASTSS word3f800000<>+0(SB), Z5
+	TESTQ        DI, DI
+	JZ           loopdone
+
+loop:
+	VMOVUPS          (BX), Z6
+	VBROADCASTSS     word80000000<>+0(SB), Z7
+	VXORPS           Z7, Z6, Z7
+	VMAXPS           Z7, Z0, Z7
+	VMINPS           Z7, Z1, Z7
+	VMULPS           Z2, Z7, Z8
+	VRNDSCALEPS      $0x00, Z8, Z8
+	VFNMADD231PS     Z3, Z8, Z7
+	VFNMADD231PS     Z4, Z8, Z7
+	VBROADCASTSS     word3ab50d39<>+0(SB), Z9
+	VFMADD213PS.BCST word3c091fe3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST word3d2aac8b<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST word3e2aaa45<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST word3efffffe<>+0(SB), Z7, Z9
+	VFMADD213PS      Z5, Z7, Z9
+	VFMADD213PS      Z5, Z7, Z9
+	VSCALEFPS        Z8, Z9, Z7
+	VADDPS           Z5, Z7, Z7
+	VDIVPS           Z7, Z5, Z7
+	VSUBPS           Z7, Z5, Z8
+	VMULPS           Z6, Z7, Z6
+	VMULPS           Z6, Z8, Z8
+	VADDPS           Z7, Z8, Z8
+	VMOVUPS          (DX), Z7
+	VMULPS           Z7, Z6, Z6
+	VMULPS           (SI), Z7, Z7
+	VMULPS           Z8, Z7, Z7
+	VMOVUPS          Z6, (CX)
+	VMOVUPS          Z7, (AX)
+	ADDQ             $0x00000040, AX
+	ADDQ             $0x00000040, CX
+	ADDQ             $0x00000040, DX
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000040, SI
+	DECQ             DI
+	JNZ              loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func geluTanhGradAVX512(dg *float32, dup *float32, dy *float32, gate *float32, up *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·geluTanhGradAVX512(SB), NOSPLIT, $0-48
+	VBROADCASTSS word3fcc422a<>+0(SB), Z0
+	VBROADCASTSS word3d922279<>+0(SB), Z1
+	MOVQ         dg+0(FP), AX
+	MOVQ         dup+8(FP), CX
+	MOVQ         dy+16(FP), DX
+	MOVQ         gate+24(FP), BX
+	MOVQ         up+32(FP), SI
+	MOVQ         n+40(FP), DI
+	VBROADCASTSS wordc2d00000<>+0(SB), Z2
+	VBROADCASTSS word42b20000<>+0(SB), Z3
+	VBROADCASTSS word3fb8aa3b<>+0(SB), Z4
+	VBROADCASTSS word3f318000<>+0(SB), Z5
+	VBROADCASTSS wordb95e8083<>+0(SB), Z6
+	VBROADCASTSS word3f800000<>+0(SB), Z7
+	TESTQ        DI, DI
+	JZ           loopdone
+
+loop:
+	VMOVUPS          (BX), Z8
+	VMULPS           Z1, Z8, Z9
+	VFMADD213PS      Z0, Z8, Z9
+	VMULPS           Z8, Z9, Z9
+	VBROADCASTSS     word80000000<>+0(SB), Z10
+	VXORPS           Z10, Z9, Z9
+	VMAXPS           Z9, Z2, Z9
+	VMINPS           Z9, Z3, Z9
+	VMULPS           Z4, Z9, Z10
+	VRNDSCALEPS      $0x00, Z10, Z10
+	VFNMADD231PS     Z5, Z10, Z9
+	VFNMADD231PS     Z6, Z10, Z9
+	VBROADCASTSS     word3ab50d39<>+0(SB), Z11
+	VFMADD213PS.BCST word3c091fe3<>+0(SB), Z9, Z11
+	VFMADD213PS.BCST word3d2aac8b<>+0(SB), Z9, Z11
+	VFMADD213PS.BCST word3e2aaa45<>+0(SB), Z9, Z11
+	VFMADD213PS.BCST word3efffffe<>+0(SB), Z9, Z11
+	VFMADD213PS      Z7, Z9, Z11
+	VFMADD213PS      Z7, Z9, Z11
+	VSCALEFPS        Z10, Z11, Z9
+	VADDPS           Z7, Z9, Z9
+	VDIVPS           Z9, Z7, Z9
+	VSUBPS           Z9, Z7, Z10
+	VMULPS           Z8, Z9, Z11
+	VMULPS           Z11, Z10, Z10
+	VMULPS           Z8, Z8, Z8
+	VBROADCASTSS     word3e5b33b6<>+0(SB), Z12
+	VMULPS           Z12, Z8, Z8
+	VBROADCASTSS     word3fcc422a<>+0(SB), Z12
+	VADDPS           Z12, Z8, Z8
+	VMULPS           Z8, Z10, Z10
+	VADDPS           Z9, Z10, Z10
+	VMOVUPS          (DX), Z8
+	VMULPS           Z8, Z11, Z11
+	VMULPS           (SI), Z8, Z8
+	VMULPS           Z10, Z8, Z8
+	VMOVUPS          Z11, (CX)
+	VMOVUPS          Z8, (AX)
+	ADDQ             $0x00000040, AX
+	ADDQ             $0x00000040, CX
+	ADDQ             $0x00000040, DX
+	ADDQ             $0x00000040, BX
+	ADDQ             $0x00000040, SI
+	DECQ             DI
+	JNZ              loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func softmaxGradAVX512(dp *float32, p *float32, n int, dot float32, s float32)
+// Requires: AVX, AVX512F
+TEXT ·softmaxGradAVX512(SB), NOSPLIT, $0-32
+	MOVQ         dp+0(FP), AX
+	MOVQ         p+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS dot+24(FP), Z0
+	VBROADCASTSS s+28(FP), Z1
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VMOVUPS (AX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  (CX), Z2, Z2
+	VMULPS  Z1, Z2, Z2
+	VMOVUPS Z2, (AX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    DX
+	JNZ     loop
 
 loopdone:
 	VZEROUPPER

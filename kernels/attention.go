@@ -168,7 +168,6 @@ func (t *attend) softmax(scores []float32, row, page int, largest *float32, tota
 		return 1
 	}
 	clear(scores[:lo])
-	clear(scores[hi:])
 	seen := scores[lo:hi]
 	scale := t.spec.Scale
 	if limit := t.spec.SoftCap; limit > 0 {
@@ -176,6 +175,14 @@ func (t *attend) softmax(scores []float32, row, page int, largest *float32, tota
 		softCap(seen, limit)
 		scale = 1
 	}
+	// Up to the end of a panel, so that loops go over whole vectors, positions
+	// after the row's own get logits that make no weight.
+	end := ceilDiv(hi, o.nr) * o.nr
+	for j := hi; j < end; j++ {
+		scores[j] = float32(math.Inf(-1))
+	}
+	clear(scores[end:])
+	seen = scores[lo:end]
 	shrink = 1
 	if top := max(*largest, o.largest(seen)*scale); top > *largest {
 		shrink = exp32(*largest - top)

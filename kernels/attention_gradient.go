@@ -1,5 +1,7 @@
 package kernels
 
+import "math"
+
 // attentionGrad is the backward pass of causal attention. A part of the task is
 // one key head of one sequence, which no other part writes to: it goes over tiles
 // of its queries, computes their weights again, and with P the weights, dO the
@@ -95,7 +97,7 @@ func (t *attentionGrad) tile(s *gradientTiles, from int, q, dy, dq, dk, dv Block
 	t.e.timesPanels(p, q, s.keys[first*d:], false, s)
 	t.e.timesPanels(ds, dy, s.values[first*d:], false, s)
 	for i := range rows {
-		t.softmaxGrad(p.Row(i), ds.Row(i), from+i-first, first)
+		t.softmaxGrad(weights[i*width:][:width], slopes[i*width:][:width], from+i-first)
 	}
 	for i := range rows {
 		clear(dq.Row(i))
@@ -110,22 +112,33 @@ func (t *attentionGrad) tile(s *gradientTiles, from int, q, dy, dq, dk, dv Block
 
 // softmaxGrad turns the scores of one row into weights and the products dO Vᵀ
 // into dS times the scale of the scores. The row stands at index at and sees what
-// its window allows.
-func (t *attentionGrad) softmaxGrad(p, ds []float32, at, first int) {
+// its window allows. Both rows are whole panels.
+func (t *attentionGrad) softmaxGrad(p, ds []float32, at int) {
 	o, lo := t.e.ops, 0
 	if t.spec.Window > 0 {
 		lo = max(0, at+1-t.spec.Window)
 	}
 	clear(p[:lo])
 	clear(ds[:lo])
-	clear(p[at+1:])
-	clear(ds[at+1:])
-	p, ds = p[lo:at+1], ds[lo:at+1]
+	// Up to the end of a panel, so that loops go over whole vectors, positions
+	// after the row's own get logits that make no weight.
+	end := ceilDiv(at+1, o.nr) * o.nr
+	clear(p[end:])
+	clear(ds[end:])
+	for j := at + 1; j < end; j++ {
+		p[j], ds[j] = float32(math.Inf(-1)), 0
+	}
+	p, ds = p[lo:end], ds[lo:end]
 	total := o.expSum(p, t.spec.Scale, o.largest(p)*t.spec.Scale)
 	o.scale(p, float32(1/total))
-	mean := o.dot(p, ds)
-	for j, w := range p {
-		ds[j] = w * (ds[j] - mean) * t.spec.Scale
+	o.softmaxGrad(ds, p, o.dot(p, ds), t.spec.Scale)
+}
+
+// softmaxGradPortable sets dp to p*(dp-dot)*s.
+func softmaxGradPortable(dp, p []float32, dot, s float32) {
+	p = p[:len(dp)]
+	for i, v := range p {
+		dp[i] = v * (dp[i] - dot) * s
 	}
 }
 

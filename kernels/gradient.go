@@ -19,12 +19,12 @@ const gradientRows = 64
 
 // sumParts calls part for runs of gradientRows rows, each with sums [n] of its
 // own that begin at zero, and adds all sums to dst [n].
-func (c *CPU) sumParts(dst []float32, rows int, part func(sums []float32, from, to int)) {
+func (c *CPU) sumParts(dst []float32, rows int, part func(worker int, sums []float32, from, to int)) {
 	n, parts := len(dst), ceilDiv(rows, gradientRows)
 	all := floats(&c.sums, n*parts)
 	clear(all)
-	c.pool.run(parts, each(func(_, i int) {
-		part(all[i*n:][:n], i*gradientRows, min(rows, (i+1)*gradientRows))
+	c.pool.run(parts, each(func(worker, i int) {
+		part(worker, all[i*n:][:n], i*gradientRows, min(rows, (i+1)*gradientRows))
 	}))
 	for i := range parts {
 		c.ops.add(dst, all[i*n:][:n])
@@ -35,7 +35,7 @@ func (c *CPU) sumParts(dst []float32, rows int, part func(sums []float32, from, 
 // bias that was added to every row.
 func (c *CPU) AddRowSums(dst []float32, x *Tensor) {
 	mustEqual("AddRowSums", len(dst), x.Cols)
-	c.sumParts(dst, x.Rows, func(sums []float32, from, to int) {
+	c.sumParts(dst, x.Rows, func(_ int, sums []float32, from, to int) {
 		for i := from; i < to; i++ {
 			c.ops.add(sums, x.row(i))
 		}
@@ -55,94 +55,76 @@ func (c *CPU) RMSNormGrad(dx *Tensor, dweight []float32, x, weight, dy *Tensor, 
 	mustEqual("RMSNormGrad", dy.Cols, x.Cols)
 	mustEqual("RMSNormGrad", len(dweight), weight.Cols)
 	replace := dx == dy
-	c.sumParts(dweight, x.Rows, func(sums []float32, from, to int) {
-		w, n := weight.Data, weight.Cols
+	o, n := c.ops, weight.Cols
+	c.sumParts(dweight, x.Rows, func(worker int, sums []float32, from, to int) {
+		buf := floats(&c.scratch[worker].row, 2*n)
+		product, scaled := buf[:n], buf[n:]
 		for i := from; i < to; i++ {
 			for at := 0; at < x.Cols; at += n {
 				v, g, d := x.row(i)[at:][:n], dy.row(i)[at:][:n], dx.row(i)[at:][:n]
-				inverse := 1 / math.Sqrt(c.ops.sumSquares(v)/float64(n)+float64(eps))
-				dot := 0.0
-				for j, w := range w {
-					dot += float64(w * g[j] * v[j])
+				inverse := 1 / math.Sqrt(o.sumSquares(v)/float64(n)+float64(eps))
+				o.normalize(product, v, g, float32(inverse)) // dy x/r
+				o.add(sums, product)
+				along := float64(o.dot(product, weight.Data)) * inverse * inverse / float64(n)
+				o.normalize(scaled, g, weight.Data, float32(inverse)) // w dy/r
+				o.addScaled(scaled, v, float32(-along))
+				if replace {
+					copy(d, scaled)
+				} else {
+					o.add(d, scaled)
 				}
-				normGrad(d, sums, v, w, g, float32(inverse), float32(dot*inverse*inverse*inverse/float64(n)), replace)
 			}
 		}
 	})
 }
 
-// normGrad adds w*g*inverse - v*along to d, or sets it to that, and g*v*inverse
-// to sums.
-func normGrad(d, sums, v, w, g []float32, inverse, along float32, replace bool) {
-	n := len(v)
-	d, sums, w, g = d[:n], sums[:n], w[:n], g[:n]
-	for j, x := range v {
-		scaled := g[j] * inverse
-		sums[j] += scaled * x
-		step := scaled*w[j] - x*along
-		if replace {
-			d[j] = step
-		} else {
-			d[j] += step
-		}
-	}
-}
-
 // GateGrad is the backward pass of [Device.Gate]: it sets dgate and dup to the
-// gradients with respect to gate and up. dgate may be gate and dup may be up, or
-// either dy.
+// gradients with respect to gate and up. dgate may be gate, and dup may be up or
+// dy.
 func (c *CPU) GateGrad(dgate, dup, gate, up, dy *Tensor, act Activation) {
 	for _, t := range []*Tensor{dgate, dup, up, dy} {
 		mustEqual("GateGrad", len(t.Data), len(gate.Data))
 	}
-	step := max(1, partElements/max(1, gate.Cols))
-	c.pool.run(ceilDiv(gate.Rows, step), each(func(worker, part int) {
-		s := &c.scratch[worker]
-		values, slopes := floats(&s.row, gate.Cols), floats(&s.tile, gate.Cols)
-		for i := part * step; i < min(gate.Rows, (part+1)*step); i++ {
-			c.slopes(act, values, slopes, gate.row(i))
-			a, b, u, g := dgate.row(i), dup.row(i), up.row(i), dy.row(i)
-			for j, y := range g {
-				a[j], b[j] = y*u[j]*slopes[j], y*values[j]
-			}
-		}
+	c.pool.run(ceilDiv(len(gate.Data), partElements), each(func(_, part int) {
+		from, to := part*partElements, min((part+1)*partElements, len(gate.Data))
+		c.ops.gateGrad[act](dgate.Data[from:to], dup.Data[from:to], dy.Data[from:to], gate.Data[from:to], up.Data[from:to])
 	}))
 }
 
-// slopes sets values to act(x) and slopes to its derivative.
-func (c *CPU) slopes(act Activation, values, slopes, x []float32) {
-	switch act {
-	case SiLU: // x*s with s = 1/(1+exp(-x)), s' = s(1-s)
-		copy(slopes, x)
-		c.ops.expSum(slopes, -1, 0)
-		for i, v := range x {
-			s := 1 / (1 + slopes[i])
-			values[i] = v * s
-			slopes[i] = s + v*s*(1-s)
-		}
-	case GELUTanh: // x*s with s = 1/(1+exp(-u)), u as in geluTanhPortable
-		for i, v := range x {
-			slopes[i] = v * (geluLinear + geluCubic*v*v)
-		}
-		c.ops.expSum(slopes, -1, 0)
-		for i, v := range x {
-			s := 1 / (1 + slopes[i])
-			values[i] = v * s
-			slopes[i] = s + v*s*(1-s)*(geluLinear+3*geluCubic*v*v)
-		}
-	case GELU: // x*Phi(x), whose derivative is Phi(x) + x*phi(x)
-		for i, v := range x {
-			x := float64(v)
-			phi := 0.5 * (1 + math.Erf(x/math.Sqrt2))
-			values[i] = float32(x * phi)
-			slopes[i] = float32(phi + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi))
-		}
-	case ReLU:
-		for i, v := range x {
-			values[i], slopes[i] = max(v, 0), 0
-			if v > 0 {
-				slopes[i] = 1
-			}
+// siluGradPortable uses that the activation is x*s, s = 1/(1+exp(-x)), and that
+// s' = s(1-s).
+func siluGradPortable(dg, dup, dy, g, up []float32) {
+	for i, x := range g {
+		s := 1 / (1 + exp32(-x))
+		d, u, value := dy[i], up[i], x*s
+		dup[i], dg[i] = d*value, d*u*(s+value*(1-s))
+	}
+}
+
+// geluTanhGradPortable is the same with the exponent of geluTanhPortable.
+func geluTanhGradPortable(dg, dup, dy, g, up []float32) {
+	for i, x := range g {
+		s := 1 / (1 + exp32(-x*(geluLinear+geluCubic*x*x)))
+		d, u, value := dy[i], up[i], x*s
+		dup[i], dg[i] = d*value, d*u*(s+value*(1-s)*(geluLinear+3*geluCubic*x*x))
+	}
+}
+
+// geluGradPortable uses that the derivative of x*Phi(x) is Phi(x) + x*phi(x).
+func geluGradPortable(dg, dup, dy, g, up []float32) {
+	for i, v := range g {
+		x := float64(v)
+		phi := 0.5 * math.Erfc(-x/math.Sqrt2)
+		d, u := dy[i], up[i]
+		dup[i], dg[i] = d*float32(x*phi), d*u*float32(phi+x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi))
+	}
+}
+
+func reluGradPortable(dg, dup, dy, g, up []float32) {
+	for i, x := range g {
+		d, u := dy[i], up[i]
+		if dup[i], dg[i] = 0, 0; x > 0 {
+			dup[i], dg[i] = d*x, d*u
 		}
 	}
 }

@@ -50,6 +50,11 @@ type ops struct {
 	difference func(d *Difference, x, y []float32)
 	// gate sets dst to act(g) * up.
 	gate [numActivations]gateFunc
+	// gateGrad sets dg to dy*up*act'(g) and dup to dy*act(g). dg may be g, and dup
+	// may be up or dy.
+	gateGrad [numActivations]gateGradFunc
+	// softmaxGrad sets dp to p*(dp-dot)*s; p is at least as long.
+	softmaxGrad func(dp, p []float32, dot, s float32)
 	// rotate turns the pairs (lo[j], hi[j]) by the angles of cos and sin.
 	rotate func(lo, hi, cos, sin []float32)
 	// rotatePairs turns the pairs (x[2j], x[2j+1]); cos and sin hold every
@@ -84,6 +89,8 @@ func (o *ops) panel(panel, src []float32, ld, rows, k int) {
 type (
 	expFunc  func(x []float32, s, shift float32) float64
 	gateFunc func(dst, g, up []float32)
+
+	gateGradFunc func(dg, dup, dy, g, up []float32)
 )
 
 // loops handle numbers of one format, in whole units.

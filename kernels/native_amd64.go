@@ -156,6 +156,29 @@ func gating(lanes int, kernel func(dst, gate, up *float32, n int), rest gateFunc
 	}
 }
 
+func gateGrads(lanes int, kernel func(dg, dup, dy, gate, up *float32, n int), rest gateGradFunc) gateGradFunc {
+	return func(dg, dup, dy, g, up []float32) {
+		n := len(dg) / lanes
+		dup, dy, g, up = dup[:len(dg)], dy[:len(dg)], g[:len(dg)], up[:len(dg)]
+		if n > 0 {
+			kernel(&dg[0], &dup[0], &dy[0], &g[0], &up[0], n)
+		}
+		at := n * lanes
+		rest(dg[at:], dup[at:], dy[at:], g[at:], up[at:])
+	}
+}
+
+func softmaxGrads(lanes int, kernel func(dp, p *float32, n int, dot, s float32)) func(dp, p []float32, dot, s float32) {
+	return func(dp, p []float32, dot, s float32) {
+		p = p[:len(dp)]
+		n := len(dp) / lanes
+		if n > 0 {
+			kernel(&dp[0], &p[0], n, dot, s)
+		}
+		softmaxGradPortable(dp[n*lanes:], p[n*lanes:], dot, s)
+	}
+}
+
 func rotation(lanes int, kernel func(lo, hi, cos, sin *float32, n int)) func(lo, hi, cos, sin []float32) {
 	return func(lo, hi, cos, sin []float32) {
 		hi, cos, sin = hi[:len(lo)], cos[:len(lo)], sin[:len(lo)]

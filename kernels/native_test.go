@@ -73,6 +73,23 @@ var rowCases = []rowCase{
 	{name: "gelu", run: func(o *ops, dst, a, b, _ []float32) float64 { o.gate[GELU](dst, a, b); return 0 }, tolerance: 4},
 	{name: "relu", run: func(o *ops, dst, a, b, _ []float32) float64 { o.gate[ReLU](dst, a, b); return 0 }},
 	{name: "silu in place", run: func(o *ops, dst, a, _, _ []float32) float64 { o.gate[SiLU](dst, dst, a); return 0 }, tolerance: 4},
+	{name: "slope of silu", run: func(o *ops, dst, a, b, c []float32) float64 {
+		o.gateGrad[SiLU](dst, make([]float32, len(dst)), a, b, c)
+		return 0
+	}, tolerance: 16, floor: 1},
+	{name: "value beside the slope of silu", run: func(o *ops, dst, a, b, c []float32) float64 {
+		o.gateGrad[SiLU](make([]float32, len(dst)), dst, a, b, c)
+		return 0
+	}, tolerance: 8},
+	{name: "slope of geluTanh", run: func(o *ops, dst, a, b, c []float32) float64 {
+		o.gateGrad[GELUTanh](dst, make([]float32, len(dst)), a, b, c)
+		return 0
+	}, tolerance: 64, floor: 1},
+	{name: "value beside the slope of geluTanh", run: func(o *ops, dst, a, b, c []float32) float64 {
+		o.gateGrad[GELUTanh](make([]float32, len(dst)), dst, a, b, c)
+		return 0
+	}, tolerance: 40},
+	{name: "softmaxGrad", run: func(o *ops, dst, a, _, _ []float32) float64 { o.softmaxGrad(dst, a, 0.3, 1.7); return 0 }, tolerance: 2},
 	{name: "rotate", run: func(o *ops, dst, a, b, c []float32) float64 { o.rotate(dst, a, b, c); return 0 }, tolerance: 2, floor: 1},
 	{name: "rotatePairs", run: func(o *ops, dst, a, b, _ []float32) float64 {
 		n := len(dst) &^ 1

@@ -20,6 +20,8 @@ var portable = ops{
 	divergence:  divergencePortable,
 	difference:  differencePortable,
 	gate:        [numActivations]gateFunc{siluPortable, geluTanhPortable, geluPortable, reluPortable},
+	gateGrad:    [numActivations]gateGradFunc{siluGradPortable, geluTanhGradPortable, geluGradPortable, reluGradPortable},
+	softmaxGrad: softmaxGradPortable,
 	rotate:      rotatePortable,
 	rotatePairs: rotatePairsPortable,
 }

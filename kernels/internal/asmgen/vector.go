@@ -20,6 +20,9 @@ func (g *gen) vectors() {
 	g.expSum(false)
 	g.silu()
 	g.geluTanh()
+	g.siluGrad()
+	g.geluTanhGrad()
+	g.softmaxGrad()
 	g.rotate()
 	g.rotatePairs()
 	g.divergence()
@@ -236,17 +239,27 @@ func (g *gen) silu() {
 	g.gate(func(x, minus reg.VecVirtual) { g.negate(x, minus) })
 }
 
+// The exponent of the tanh approximation of GELU is x*(geluLinear + geluCubic*x*x).
+const (
+	geluLinear = 2 * 0.79788456080286535588
+	geluCubic  = geluLinear * 0.044715
+)
+
 func (g *gen) geluTanh() {
 	g.begin("geluTanh", "func(dst, gate, up *float32, n int)",
 		"sets dst to gate/(1+exp(-u))*up, u = gate*(1.5957691 + 0.0713548*gate*gate).")
-	const linear = 2 * 0.79788456080286535588
-	a, b := g.number(linear), g.number(linear*0.044715)
-	g.gate(func(x, minus reg.VecVirtual) {
+	g.gate(g.geluExponent())
+}
+
+// geluExponent returns what negates the exponent of GELU.
+func (g *gen) geluExponent() func(x, minus reg.VecVirtual) {
+	a, b := g.number(geluLinear), g.number(geluCubic)
+	return func(x, minus reg.VecVirtual) {
 		g.VMULPS(b, x, minus)
 		g.VFMADD213PS(a, x, minus)
 		g.VMULPS(x, minus, minus)
 		g.negate(minus, minus)
-	})
+	}
 }
 
 // gate divides by 1+exp of what exponent makes of x.
@@ -263,6 +276,73 @@ func (g *gen) gate(exponent func(x, minus reg.VecVirtual)) {
 		g.VMULPS(g.at(up, 0), x, x)
 		g.VMOVUPS(x, g.at(dst, 0))
 		g.next(dst, gate, up)
+	})
+	g.end()
+}
+
+func (g *gen) siluGrad() {
+	g.begin("siluGrad", "func(dg, dup, dy, gate, up *float32, n int)",
+		"sets dup to dy*gate*s and dg to dy*up*(s + gate*s*(1-s)), s = 1/(1+exp(-gate)).")
+	g.gateGrad(func(x, minus reg.VecVirtual) { g.negate(x, minus) }, nil)
+}
+
+func (g *gen) geluTanhGrad() {
+	g.begin("geluTanhGrad", "func(dg, dup, dy, gate, up *float32, n int)",
+		"sets dup to dy*gate*s and dg to dy*up*(s + gate*s*(1-s)*u'), s = 1/(1+exp(-u)), u as in geluTanh.")
+	g.gateGrad(g.geluExponent(), func(x reg.VecVirtual) {
+		// x becomes geluLinear + 3*geluCubic*x*x.
+		c := g.vec()
+		g.VMULPS(x, x, x)
+		g.VBROADCASTSS(g.word(math.Float32bits(3*geluCubic)), c)
+		g.VMULPS(c, x, x)
+		g.VBROADCASTSS(g.word(math.Float32bits(geluLinear)), c)
+		g.VADDPS(c, x, x)
+	})
+}
+
+// gateGrad is the gradient of gate; slope turns x into the derivative of the
+// exponent, which is 1 where it is nil.
+func (g *gen) gateGrad(exponent func(x, minus reg.VecVirtual), slope func(x reg.VecVirtual)) {
+	dg, dup, dy, gate, up, n := g.arg("dg"), g.arg("dup"), g.arg("dy"), g.arg("gate"), g.arg("up"), g.arg("n")
+	e := g.exponential()
+	g.count("loop", n, func() {
+		x, s, rest := g.vec(), g.vec(), g.vec()
+		g.VMOVUPS(g.at(gate, 0), x)
+		exponent(x, s)
+		g.exp(e, s)
+		g.VADDPS(e.one, s, s)
+		g.VDIVPS(s, e.one, s)
+		g.VSUBPS(s, e.one, rest)
+		value, grad := g.vec(), g.vec()
+		g.VMULPS(x, s, value)
+		g.VMULPS(value, rest, rest)
+		if slope != nil {
+			slope(x)
+			g.VMULPS(x, rest, rest)
+		}
+		g.VADDPS(s, rest, rest)
+		g.VMOVUPS(g.at(dy, 0), grad)
+		g.VMULPS(grad, value, value)
+		g.VMULPS(g.at(up, 0), grad, grad)
+		g.VMULPS(rest, grad, grad)
+		g.VMOVUPS(value, g.at(dup, 0))
+		g.VMOVUPS(grad, g.at(dg, 0))
+		g.next(dg, dup, dy, gate, up)
+	})
+	g.end()
+}
+
+func (g *gen) softmaxGrad() {
+	g.begin("softmaxGrad", "func(dp, p *float32, n int, dot, s float32)", "sets dp to p*(dp-dot)*s.")
+	dp, p, n, dot, s := g.arg("dp"), g.arg("p"), g.arg("n"), g.scalar("dot"), g.scalar("s")
+	g.count("loop", n, func() {
+		v := g.vec()
+		g.VMOVUPS(g.at(dp, 0), v)
+		g.VSUBPS(dot, v, v)
+		g.VMULPS(g.at(p, 0), v, v)
+		g.VMULPS(s, v, v)
+		g.VMOVUPS(v, g.at(dp, 0))
+		g.next(dp, p)
 	})
 	g.end()
 }
