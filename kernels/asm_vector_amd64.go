@@ -90,6 +90,16 @@ func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float64) 
 //go:noescape
 func differenceAVX2(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
 
+// packF16AVX2 rounds n vectors to half precision.
+//
+//go:noescape
+func packF16AVX2(dst *byte, src *float32, n int)
+
+// packBF16AVX2 rounds n vectors to bfloat16.
+//
+//go:noescape
+func packBF16AVX2(dst *byte, src *float32, n int)
+
 // addAVX512 adds x to dst.
 //
 //go:noescape
@@ -175,3 +185,13 @@ func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float64
 //
 //go:noescape
 func differenceAVX512(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
+
+// packF16AVX512 rounds n vectors to half precision.
+//
+//go:noescape
+func packF16AVX512(dst *byte, src *float32, n int)
+
+// packBF16AVX512 rounds n vectors to bfloat16.
+//
+//go:noescape
+func packBF16AVX512(dst *byte, src *float32, n int)

@@ -868,6 +868,71 @@ DATA magnitude64<>+0(SB)/4, $0xffffffff
 DATA magnitude64<>+4(SB)/4, $0x7fffffff
 GLOBL magnitude64<>(SB), RODATA|NOPTR, $8
 
+// func packF16AVX2(dst *byte, src *float32, n int)
+// Requires: AVX, F16C
+TEXT ·packF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ  dst+0(FP), AX
+	MOVQ  src+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    loopdone
+
+loop:
+	VMOVUPS   (CX), Y0
+	VCVTPS2PH $0x00, Y0, X0
+	VMOVDQU   X0, (AX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000010, AX
+	DECQ      DX
+	JNZ       loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func packBF16AVX2(dst *byte, src *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·packBF16AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS word00000001<>+0(SB), Y0
+	VBROADCASTSS word00007fff<>+0(SB), Y1
+	VBROADCASTSS word00000040<>+0(SB), Y2
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VMOVUPS      (CX), Y3
+	VPSRLD       $0x10, Y3, Y4
+	VANDPS       Y4, Y0, Y5
+	VPADDD       Y1, Y5, Y5
+	VPADDD       Y3, Y5, Y5
+	VPSRLD       $0x10, Y5, Y5
+	VORPS        Y2, Y4, Y4
+	VCMPPS       $0x03, Y3, Y3, Y3
+	VBLENDVPS    Y3, Y4, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X3
+	VPACKUSDW    X3, X5, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000010, AX
+	DECQ         DX
+	JNZ          loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+DATA word00000001<>+0(SB)/4, $0x00000001
+GLOBL word00000001<>(SB), RODATA|NOPTR, $4
+
+DATA word00007fff<>+0(SB)/4, $0x00007fff
+GLOBL word00007fff<>(SB), RODATA|NOPTR, $4
+
+DATA word00000040<>+0(SB)/4, $0x00000040
+GLOBL word00000040<>(SB), RODATA|NOPTR, $4
+
 // func addAVX512(dst *float32, x *float32, n int)
 // Requires: AVX, AVX512F
 TEXT ·addAVX512(SB), NOSPLIT, $0-24
@@ -1592,5 +1657,60 @@ loopdone:
 	VMAXSD        X0, X4, X4
 	VMAXSD        16(AX), X4, X4
 	VMOVSD        X4, 16(AX)
+	VZEROUPPER
+	RET
+
+// func packF16AVX512(dst *byte, src *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·packF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ  dst+0(FP), AX
+	MOVQ  src+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    loopdone
+
+loop:
+	VMOVUPS   (CX), Z0
+	VCVTPS2PH $0x00, Z0, Y0
+	VMOVDQU   Y0, (AX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000020, AX
+	DECQ      DX
+	JNZ       loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func packBF16AVX512(dst *byte, src *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·packBF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS word00000001<>+0(SB), Z0
+	VBROADCASTSS word00007fff<>+0(SB), Z1
+	VBROADCASTSS word00000040<>+0(SB), Z2
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VMOVUPS   (CX), Z3
+	VPSRLD    $0x10, Z3, Z4
+	VANDPS    Z4, Z0, Z5
+	VPADDD    Z1, Z5, Z5
+	VPADDD    Z3, Z5, Z5
+	VPSRLD    $0x10, Z5, Z5
+	VORPS     Z2, Z4, Z4
+	VCMPPS    $0x03, Z3, Z3, K1
+	VBLENDMPS Z4, Z5, K1, Z5
+	VPMOVDW   Z5, Y3
+	VMOVDQU   Y3, (AX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000020, AX
+	DECQ      DX
+	JNZ       loop
+
+loopdone:
 	VZEROUPPER
 	RET

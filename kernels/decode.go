@@ -31,3 +31,18 @@ func decodePortable(dst []float32, src []byte, t dtype.Type) {
 	// The type was checked when the matrix was made, so this cannot fail.
 	_ = dtype.Decode(dst, src, t)
 }
+
+// Encode rounds numbers to a scalar type, as [dtype.Encode] does.
+func Encode(dst []byte, src []float32, t dtype.Type) error { return encode(defaultOps(), dst, src, t) }
+
+func encode(o *ops, dst []byte, src []float32, t dtype.Type) error {
+	if pack := o.pack[t]; pack != nil && len(dst) == len(src)*t.BlockBytes() {
+		n := len(src) / o.packLanes
+		if n > 0 {
+			pack(&dst[0], &src[0], n)
+		}
+		at := n * o.packLanes
+		dst, src = dst[at*t.BlockBytes():], src[at:]
+	}
+	return dtype.Encode(dst, src, t)
+}

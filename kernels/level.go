@@ -48,6 +48,9 @@ type ops struct {
 	divergence func(p, q []float32, lse float32, offset float64) float64
 	// difference adds the difference of y, at least as long, from x to d.
 	difference func(d *Difference, x, y []float32)
+	// pack rounds n times packLanes numbers to types of 16 bits.
+	pack      map[dtype.Type]func(dst *byte, src *float32, n int)
+	packLanes int
 	// gate sets dst to act(g) * up.
 	gate [numActivations]gateFunc
 	// gateGrad sets dg to dy*up*act'(g) and dup to dy*act(g). dg may be g, and dup

@@ -27,6 +27,19 @@ func finite(o *ops, row []float32) bool {
 	return !math.IsInf(squares, 0) && !math.IsNaN(squares)
 }
 
+// Within reports whether all magnitudes of row are below limit.
+func Within(row []float32, limit float32) bool {
+	if defaultOps().sumSquares(row) < float64(limit)*float64(limit)/2 {
+		return true // half, for what the sum has been rounded by
+	}
+	for _, v := range row {
+		if !(v < limit && v > -limit) {
+			return false
+		}
+	}
+	return true
+}
+
 // Summarize reads a row of logits. ok is false when the row is empty or an
 // element is NaN or infinite; the result is then not defined. Exponentials are
 // float32, within 2 units of the last place; their sum is float64.

@@ -82,3 +82,19 @@ func TestSoftmax(t *testing.T) {
 		}
 	}
 }
+
+func TestWithin(t *testing.T) {
+	row := make([]float32, 50)
+	for i := range row {
+		row[i] = -9.5
+	}
+	for _, last := range []float32{9.99, 10, -10, float32(math.NaN()), float32(math.Inf(-1))} {
+		row[49] = last
+		if got, want := Within(row, 10), last == 9.99; got != want {
+			t.Errorf("%v is within 10: %v, want %v", last, got, want)
+		}
+	}
+	if row[49] = 1; !Within(row, 1000) {
+		t.Error("small numbers are not within 1000")
+	}
+}

@@ -150,7 +150,7 @@ func (m RTN) convert(ctx context.Context, w kernels.Matrix, rows, cols int, t dt
 			if !kernels.Finite(x) {
 				return fault.Invalid("row %d %w", r, errNotFinite)
 			}
-			return dtype.Encode(dst, x, t)
+			return kernels.Encode(dst, x, t)
 		}
 		err := blocks.Quantize(t, dst, x, cols, importance)
 		if err != nil && !kernels.Finite(x) {

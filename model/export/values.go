@@ -77,7 +77,7 @@ func storedNumbers(w *model.Weights, id model.ID) ([]float32, error) {
 // exact reports whether a scalar type holds all numbers as they are.
 func exact(v []float32, t dtype.Type) bool {
 	stored, back := make([]byte, len(v)*t.BlockBytes()), make([]float32, len(v))
-	if dtype.Encode(stored, v, t) != nil || dtype.Decode(back, stored, t) != nil {
+	if kernels.Encode(stored, v, t) != nil || dtype.Decode(back, stored, t) != nil {
 		return false
 	}
 	for i, x := range v {
@@ -91,14 +91,14 @@ func exact(v []float32, t dtype.Type) bool {
 // encode writes numbers as a scalar type. One that is finite and would become
 // infinite is an error; the caller says where it is.
 func encode(dst []byte, v []float32, t dtype.Type) error {
-	if t == dtype.F16 {
+	if t == dtype.F16 && !kernels.Within(v, 65520) {
 		for i, x := range v {
 			if math.Abs(float64(x)) >= 65520 {
 				return fault.Hint(fault.Invalid("column %d is %g, which F16 cannot hold", i, x), "use BF16 or F32")
 			}
 		}
 	}
-	return dtype.Encode(dst, v, t)
+	return kernels.Encode(dst, v, t)
 }
 
 // chunkWeights is how many weights are converted before they are written.

@@ -28,7 +28,7 @@ var files = []struct {
 	{"blocks/asm_search", func(g *gen) { g.searches() }},
 	{"blocks/asm_rows", func(g *gen) { g.rows() }},
 	{"asm_product", func(g *gen) { g.products() }},
-	{"asm_vector", func(g *gen) { g.vectors() }},
+	{"asm_vector", func(g *gen) { g.vectors(); g.packs() }},
 	{"asm_blocks", func(g *gen) { g.blocks() }},
 	{"asm_codes", func(g *gen) { g.codes() }},
 	{"asm_integer", func(g *gen) { g.integers() }},

@@ -1,0 +1,90 @@
+package kernels
+
+import (
+	"bytes"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"llmc/dtype"
+)
+
+// TestDifference compares every level with the portable one, in rows of all
+// lengths around whole vectors, added one after the other.
+func TestDifference(t *testing.T) {
+	for _, o := range levels() {
+		r := rand.New(rand.NewPCG(61, 62))
+		var got, want Difference
+		for n := range 70 {
+			x, y := randoms(r, n), randoms(r, n)
+			for i := range x {
+				switch r.IntN(5) {
+				case 0:
+					x[i] = 0
+				case 1:
+					y[i] = float32(math.Copysign(0, -1))
+				case 2:
+					y[i] = x[i]
+				}
+			}
+			o.difference(&got, x, y)
+			differencePortable(&want, x, y)
+			close := func(a, b float64) bool { return math.Abs(a-b) <= 1e-14*b }
+			if !close(got.Square, want.Square) || !close(got.Error, want.Error) {
+				t.Fatalf("%s, %d numbers: sums are %g and %g, want %g and %g", o.level, n, got.Square, got.Error, want.Square, want.Error)
+			}
+			if got.Max != want.Max || got.ZerosX != want.ZerosX || got.ZerosY != want.ZerosY {
+				t.Fatalf("%s, %d numbers: %+v, want %+v", o.level, n, got, want)
+			}
+		}
+	}
+}
+
+// TestEncode compares every level with package dtype, on bits of all kinds and
+// those beside the middles between numbers, in rows of all lengths.
+func TestEncode(t *testing.T) {
+	r := rand.New(rand.NewPCG(63, 64))
+	src := make([]float32, 1<<14)
+	for i := range src {
+		bits := r.Uint32()
+		switch r.IntN(3) {
+		case 0: // halves and what is beside them
+			bits = bits&^0x1fff | 0x1000 + uint32(r.IntN(3)) - 1
+		case 1:
+			bits = bits&^0xffff | 0x8000 + uint32(r.IntN(3)) - 1
+		}
+		src[i] = math.Float32frombits(bits)
+	}
+	for _, o := range levels() {
+		for _, typ := range []dtype.Type{dtype.F16, dtype.BF16, dtype.F32} {
+			for from := range 40 {
+				row := src[from*(from+1)/2 : len(src)-from]
+				got, want := make([]byte, len(row)*typ.BlockBytes()), make([]byte, len(row)*typ.BlockBytes())
+				if err := encode(o, got, row, typ); err != nil {
+					t.Fatal(err)
+				}
+				if err := dtype.Encode(want, row, typ); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got, want) {
+					t.Fatalf("%s: %d numbers as %s differ", o.level, len(row), typ)
+				}
+			}
+		}
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	src := randoms(rand.New(rand.NewPCG(65, 66)), 4096)
+	for _, typ := range []dtype.Type{dtype.F16, dtype.BF16} {
+		for _, o := range levels() {
+			b.Run(typ.String()+"/"+o.level, func(b *testing.B) {
+				dst := make([]byte, len(src)*typ.BlockBytes())
+				b.SetBytes(int64(4 * len(src)))
+				for b.Loop() {
+					_ = encode(o, dst, src, typ)
+				}
+			})
+		}
+	}
+}
