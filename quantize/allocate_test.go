@@ -2,6 +2,7 @@ package quantize
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -311,5 +312,45 @@ func TestMeasureNotFinite(t *testing.T) {
 		func(model.ID, int, int) []Scheme { return []Scheme{TypeScheme(dtype.Q4_0)} }, Probe{Pick: func(model.ID, []Scheme) int { return 0 }})
 	if fault.KindOf(err) != fault.InvalidFile || !strings.Contains(err.Error(), "block 1, the input of down") {
 		t.Errorf("the error is %v, want an invalid input of down in block 1", err)
+	}
+}
+
+// TestKnown: what is known already is taken, and what is found is told.
+func TestKnown(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{Layers: 1})
+	kept := map[model.ID]Sensitivity{}
+	limit := 3
+	tooMany := errors.New("too many")
+	var done, total int64
+	probe := Probe{
+		Pick:     func(model.ID, []Scheme) int { return 1 },
+		Progress: func(d, all int64) { done, total = d, all },
+		Known:    func(id model.ID) (Sensitivity, bool) { s, ok := kept[id]; return s, ok },
+		Found: func(s Sensitivity) error {
+			if kept[s.ID] = s; len(kept) == limit {
+				return tooMany
+			}
+			return nil
+		},
+	}
+	measure := func() (*Measured, error) {
+		return Measure(context.Background(), kernels.NewCPU(2), w, someTokens(2, 16),
+			func(model.ID, int, int) []Scheme { return []Scheme{TypeScheme(dtype.Q4_0), TypeScheme(dtype.Q8_0)} }, probe)
+	}
+	if _, err := measure(); !errors.Is(err, tooMany) || len(kept) != limit {
+		t.Fatalf("%v with %d matrices found, want an error at the third", err, len(kept))
+	}
+	limit = -1
+	resumed, err := measure()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if float64(done) < 0.99*float64(total) || done > total {
+		t.Errorf("progress ends at %d of %d", done, total)
+	}
+	clear(kept)
+	alone, err := measure()
+	if err != nil || !reflect.DeepEqual(resumed.Sensitivities, alone.Sensitivities) || len(kept) != 8 {
+		t.Errorf("resumed, %+v, alone %+v, of %d matrices; %v", resumed, alone, len(kept), err)
 	}
 }

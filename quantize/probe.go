@@ -3,6 +3,7 @@ package quantize
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"llmc/internal/fault"
 	"llmc/kernels"
@@ -218,6 +219,12 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 	if len(s.Schemes) == 0 {
 		return nil, nil
 	}
+	if p.Known != nil {
+		if known, ok := p.Known(id); ok && slices.Equal(known.Schemes, s.Schemes) {
+			p.advanced(p.tryOperations(id, rows, cols))
+			return &known, nil
+		}
+	}
 	round := func(w kernels.Matrix, s Scheme) (kernels.Matrix, error) {
 		return RTN{Threads: p.Threads}.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: w, Inputs: in}, s)
 	}
@@ -246,7 +253,10 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 		return nil, fmt.Errorf("%s as %s: %w", id, s.Schemes[tried], err)
 	}
 	s.Losses = extrapolate(errors, tried, loss)
-	return s, nil
+	if p.Found != nil {
+		err = p.Found(*s)
+	}
+	return s, err
 }
 
 // linear measures a linear of the block that the windows stand before.
@@ -370,13 +380,18 @@ func (p *probe) operations() float64 {
 			continue
 		}
 		shape := c.Shape(id)
-		n := len(p.candidates(id, shape[0], shape[1]))
-		if n == 0 {
-			continue
-		}
-		sum += float64(n)*p.sampleOperations(shape[1]) + roundOperations*float64(shape[0]*shape[1]) + p.runOperations(max(id.Block, 0))
+		sum += p.tryOperations(id, shape[0], shape[1])
 	}
 	return sum
+}
+
+// tryOperations are those of measuring a matrix [rows, cols].
+func (p *probe) tryOperations(id model.ID, rows, cols int) float64 {
+	n := len(p.candidates(id, rows, cols))
+	if n == 0 {
+		return 0
+	}
+	return float64(n)*p.sampleOperations(cols) + roundOperations*float64(rows*cols) + p.runOperations(max(id.Block, 0))
 }
 
 // advanced and walked tell of progress.

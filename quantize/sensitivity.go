@@ -31,7 +31,11 @@ type Probe struct {
 	Pick func(id model.ID, schemes []Scheme) int
 	// Progress, when not nil, is told the floating-point operations that are
 	// done, and those in all.
-	Progress  func(done, total int64)
+	Progress func(done, total int64)
+	// Known, when not nil, returns what a search that was ended has found of a
+	// matrix, and Found is given what this one finds, to be kept.
+	Known     func(id model.ID) (Sensitivity, bool)
+	Found     func(s Sensitivity) error
 	MaxMemory int64 // of the walk, in bytes; 0 is no limit
 	Threads   int   // 0 means one per core
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -103,8 +104,14 @@ func (o *budgetOptions) choices(q *quantization) quantize.Budget {
 	return b
 }
 
-// searchNote is the name under which a search's result is kept.
-const searchNote = "search"
+// The names under which a search's result is kept, and what it has found so far.
+const (
+	searchNote = "search"
+	partNote   = "sensitivities"
+)
+
+// partInterval is how often that is written.
+const partInterval = 10 * time.Second
 
 // keptSearch is a search's result, as it is kept for a run that resumes.
 type keptSearch struct {
@@ -183,6 +190,9 @@ func (o *quantizeOptions) search(ctx context.Context, global *globalOptions, bas
 		Threads: global.threads, MaxMemory: o.calibration.memory,
 		Progress: func(done, total int64) { global.ui.progress("search", done, total) },
 	}
+	if base.unfinished != nil {
+		base.unfinished.keepSensitivities(&probe)
+	}
 	found, err := quantize.Allocate(ctx, global.newDevice(), base.weights, base.plan, fixed, job.sample.windows, budget, probe)
 	global.ui.closeProgress()
 	if err != nil {
@@ -200,6 +210,32 @@ func (o *quantizeOptions) search(ctx context.Context, global *globalOptions, bas
 		}
 	}
 	return base.unfinished.journal.Note(searchNote, kept)
+}
+
+// keepSensitivities makes a search keep what it finds, and begin with what an
+// unfinished one has found.
+func (u *unfinished) keepSensitivities(p *quantize.Probe) {
+	var found []quantize.Sensitivity
+	if !u.journal.Noted(partNote, &found) {
+		found = nil
+	}
+	known := map[model.ID]quantize.Sensitivity{}
+	for _, s := range found {
+		known[s.ID] = s
+	}
+	p.Known = func(id model.ID) (quantize.Sensitivity, bool) {
+		s, ok := known[id]
+		return s, ok
+	}
+	written := time.Now()
+	p.Found = func(s quantize.Sensitivity) error {
+		found = append(found, s)
+		if time.Since(written) < partInterval {
+			return nil
+		}
+		written = time.Now()
+		return u.journal.Note(partNote, found)
+	}
 }
 
 // printAllocation says what the search expects.

