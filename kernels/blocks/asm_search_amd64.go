@@ -69,6 +69,17 @@ func symmetricAVX2(x *float32, w *float32, l *float32, result *float32, numerato
 //go:noescape
 func descendAVX2(x *float32, l *float32, result *float32, n int, passes int, least float32, most float32, numerator float32)
 
+// nonlinearAVX2 finds scales for the codebook of IQ4_NL: the inverse scale that maps extreme values
+// to the lowest level, then numerators by the extreme values.
+//
+//go:noescape
+func nonlinearAVX2(x *float32, w *float32, result *float32, numerators *float32, n int, trials int)
+
+// nonlinearCodesAVX2 sets codes to those whose levels are closest to x*inverse, n vectors.
+//
+//go:noescape
+func nonlinearCodesAVX2(codes *byte, x *float32, n int, inverse float32)
+
 // requantizeAVX2 sets codes to (x+low)/scale - least, rounded and clamped, for subs sub-blocks of n
 // vectors; least and most are 1.5*2^23 more.
 //
@@ -139,6 +150,17 @@ func symmetricAVX512(x *float32, w *float32, l *float32, result *float32, numera
 //
 //go:noescape
 func descendAVX512(x *float32, l *float32, result *float32, n int, passes int, least float32, most float32, numerator float32)
+
+// nonlinearAVX512 finds scales for the codebook of IQ4_NL: the inverse scale that maps extreme values
+// to the lowest level, then numerators by the extreme values.
+//
+//go:noescape
+func nonlinearAVX512(x *float32, w *float32, result *float32, numerators *float32, n int, trials int)
+
+// nonlinearCodesAVX512 sets codes to those whose levels are closest to x*inverse, n vectors.
+//
+//go:noescape
+func nonlinearCodesAVX512(codes *byte, x *float32, n int, inverse float32)
 
 // requantizeAVX512 sets codes to (x+low)/scale - least, rounded and clamped, for subs sub-blocks of n
 // vectors; least and most are 1.5*2^23 more.

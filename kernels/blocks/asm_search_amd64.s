@@ -964,6 +964,357 @@ codes:
 	VZEROUPPER
 	RET
 
+// func nonlinearAVX2(x *float32, w *float32, result *float32, numerators *float32, n int, trials int)
+// Requires: AVX, AVX2
+TEXT ·nonlinearAVX2(SB), NOSPLIT, $32-48
+	MOVQ         x+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         n+32(FP), DX
+	MOVQ         numerators+24(FP), BX
+	MOVQ         trials+40(FP), SI
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VBROADCASTSS word7fffffff<>+0(SB), Y2
+	MOVQ         DX, DI
+
+extreme:
+	VMOVUPS      (AX), Y3
+	VANDPS       Y3, Y2, Y4
+	VCMPPS       $0x11, Y4, Y1, Y5
+	VBLENDVPS    Y5, Y3, Y0, Y0
+	VMAXPS       Y4, Y1, Y1
+	ADDQ         $0x00000020, AX
+	DECQ         DI
+	JNZ          extreme
+	IMUL3Q       $0x00000020, DX, DI
+	SUBQ         DI, AX
+	VMOVUPS      Y1, (SP)
+	VXORPS       Y1, Y1, Y1
+	VSUBPS       Y0, Y1, Y2
+	VBROADCASTSS wordc2fe0000<>+0(SB), Y3
+	VDIVPS       Y3, Y2, Y2
+	VBROADCASTSS word3f800000<>+0(SB), Y3
+	VDIVPS       Y2, Y3, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	MOVQ         DX, DI
+
+first:
+	VMOVUPS      (AX), Y5
+	VMULPS       Y5, Y2, Y6
+	VXORPS       Y7, Y7, Y7
+	VBROADCASTSS nonlinearMiddles<>+28(SB), Y8
+	VCMPPS       $0x05, Y8, Y6, Y8
+	VBLENDVPS    Y8, sixteen8<>+0(SB), Y1, Y8
+	VPADDD       Y8, Y7, Y7
+	VPADDD       sixteen3<>+0(SB), Y7, Y8
+	VPERMPS      nonlinearMiddles<>+0(SB), Y8, Y9
+	VPERMPS      nonlinearMiddles<>+32(SB), Y8, Y10
+	VPSLLD       $0x1c, Y8, Y8
+	VBLENDVPS    Y8, Y10, Y9, Y9
+	VCMPPS       $0x05, Y9, Y6, Y8
+	VBLENDVPS    Y8, sixteen4<>+0(SB), Y1, Y8
+	VPADDD       Y8, Y7, Y7
+	VPADDD       sixteen1<>+0(SB), Y7, Y8
+	VPERMPS      nonlinearMiddles<>+0(SB), Y8, Y9
+	VPERMPS      nonlinearMiddles<>+32(SB), Y8, Y10
+	VPSLLD       $0x1c, Y8, Y8
+	VBLENDVPS    Y8, Y10, Y9, Y9
+	VCMPPS       $0x05, Y9, Y6, Y8
+	VBLENDVPS    Y8, sixteen2<>+0(SB), Y1, Y8
+	VPADDD       Y8, Y7, Y7
+	VPERMPS      nonlinearMiddles<>+0(SB), Y7, Y8
+	VPERMPS      nonlinearMiddles<>+32(SB), Y7, Y9
+	VPSLLD       $0x1c, Y7, Y10
+	VBLENDVPS    Y10, Y9, Y8, Y8
+	VCMPPS       $0x05, Y8, Y6, Y6
+	VBLENDVPS    Y6, sixteen1<>+0(SB), Y1, Y6
+	VPADDD       Y6, Y7, Y7
+	VPERMPS      nonlinearLevels<>+0(SB), Y7, Y6
+	VPERMPS      nonlinearLevels<>+32(SB), Y7, Y8
+	VPSLLD       $0x1c, Y7, Y7
+	VBLENDVPS    Y7, Y8, Y6, Y6
+	VMULPS       (CX), Y6, Y7
+	VMULPS       Y7, Y5, Y5
+	VADDPS       Y5, Y3, Y3
+	VMULPS       Y7, Y6, Y6
+	VADDPS       Y6, Y4, Y4
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         DI
+	JNZ          first
+	IMUL3Q       $0x00000020, DX, DI
+	SUBQ         DI, AX
+	SUBQ         DI, CX
+	VXORPS       Y2, Y2, Y2
+	VCMPPS       $0x11, Y4, Y1, Y5
+	VDIVPS       Y4, Y3, Y4
+	VBLENDVPS    Y5, Y4, Y2, Y2
+	VMULPS       Y3, Y2, Y3
+	TESTQ        SI, SI
+	JZ           trialsdone
+
+trials:
+	VBROADCASTSS (BX), Y4
+	VDIVPS       Y0, Y4, Y4
+	ADDQ         $0x00000004, BX
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	MOVQ         DX, DI
+
+fit:
+	VMOVUPS      (AX), Y7
+	VMULPS       Y7, Y4, Y8
+	VXORPS       Y9, Y9, Y9
+	VBROADCASTSS nonlinearMiddles<>+28(SB), Y10
+	VCMPPS       $0x05, Y10, Y8, Y10
+	VBLENDVPS    Y10, sixteen8<>+0(SB), Y1, Y10
+	VPADDD       Y10, Y9, Y9
+	VPADDD       sixteen3<>+0(SB), Y9, Y10
+	VPERMPS      nonlinearMiddles<>+0(SB), Y10, Y11
+	VPERMPS      nonlinearMiddles<>+32(SB), Y10, Y12
+	VPSLLD       $0x1c, Y10, Y10
+	VBLENDVPS    Y10, Y12, Y11, Y11
+	VCMPPS       $0x05, Y11, Y8, Y10
+	VBLENDVPS    Y10, sixteen4<>+0(SB), Y1, Y10
+	VPADDD       Y10, Y9, Y9
+	VPADDD       sixteen1<>+0(SB), Y9, Y10
+	VPERMPS      nonlinearMiddles<>+0(SB), Y10, Y11
+	VPERMPS      nonlinearMiddles<>+32(SB), Y10, Y12
+	VPSLLD       $0x1c, Y10, Y10
+	VBLENDVPS    Y10, Y12, Y11, Y11
+	VCMPPS       $0x05, Y11, Y8, Y10
+	VBLENDVPS    Y10, sixteen2<>+0(SB), Y1, Y10
+	VPADDD       Y10, Y9, Y9
+	VPERMPS      nonlinearMiddles<>+0(SB), Y9, Y10
+	VPERMPS      nonlinearMiddles<>+32(SB), Y9, Y11
+	VPSLLD       $0x1c, Y9, Y12
+	VBLENDVPS    Y12, Y11, Y10, Y10
+	VCMPPS       $0x05, Y10, Y8, Y8
+	VBLENDVPS    Y8, sixteen1<>+0(SB), Y1, Y8
+	VPADDD       Y8, Y9, Y9
+	VPERMPS      nonlinearLevels<>+0(SB), Y9, Y8
+	VPERMPS      nonlinearLevels<>+32(SB), Y9, Y10
+	VPSLLD       $0x1c, Y9, Y9
+	VBLENDVPS    Y9, Y10, Y8, Y8
+	VMULPS       (CX), Y8, Y9
+	VMULPS       Y9, Y7, Y7
+	VADDPS       Y7, Y5, Y5
+	VMULPS       Y9, Y8, Y8
+	VADDPS       Y8, Y6, Y6
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         DI
+	JNZ          fit
+	IMUL3Q       $0x00000020, DX, DI
+	SUBQ         DI, AX
+	SUBQ         DI, CX
+	VCMPPS       $0x11, Y6, Y1, Y4
+	VMULPS       Y6, Y3, Y7
+	VMULPS       Y5, Y5, Y8
+	VCMPPS       $0x11, Y8, Y7, Y7
+	VANDPS       Y4, Y7, Y4
+	VDIVPS       Y6, Y5, Y6
+	VBLENDVPS    Y4, Y6, Y2, Y2
+	VMULPS       Y5, Y2, Y5
+	VBLENDVPS    Y4, Y5, Y3, Y3
+	DECQ         SI
+	JNZ          trials
+
+trialsdone:
+	VMOVUPS      (SP), Y1
+	VXORPS       Y0, Y0, Y0
+	VBROADCASTSS word26901d7d<>+0(SB), Y3
+	VCMPPS       $0x11, Y3, Y1, Y1
+	VBLENDVPS    Y1, Y0, Y2, Y2
+	MOVQ         result+16(FP), AX
+	VMOVUPS      Y2, (AX)
+	VZEROUPPER
+	RET
+
+DATA nonlinearLevels<>+0(SB)/4, $0xc2fe0000
+DATA nonlinearLevels<>+4(SB)/4, $0xc2d00000
+DATA nonlinearLevels<>+8(SB)/4, $0xc2a60000
+DATA nonlinearLevels<>+12(SB)/4, $0xc2820000
+DATA nonlinearLevels<>+16(SB)/4, $0xc2440000
+DATA nonlinearLevels<>+20(SB)/4, $0xc20c0000
+DATA nonlinearLevels<>+24(SB)/4, $0xc1b00000
+DATA nonlinearLevels<>+28(SB)/4, $0xc1200000
+DATA nonlinearLevels<>+32(SB)/4, $0x3f800000
+DATA nonlinearLevels<>+36(SB)/4, $0x41500000
+DATA nonlinearLevels<>+40(SB)/4, $0x41c80000
+DATA nonlinearLevels<>+44(SB)/4, $0x42180000
+DATA nonlinearLevels<>+48(SB)/4, $0x42540000
+DATA nonlinearLevels<>+52(SB)/4, $0x428a0000
+DATA nonlinearLevels<>+56(SB)/4, $0x42b20000
+DATA nonlinearLevels<>+60(SB)/4, $0x42e20000
+GLOBL nonlinearLevels<>(SB), RODATA|NOPTR, $64
+
+DATA nonlinearMiddles<>+0(SB)/4, $0xc2e70000
+DATA nonlinearMiddles<>+4(SB)/4, $0xc2bb0000
+DATA nonlinearMiddles<>+8(SB)/4, $0xc2940000
+DATA nonlinearMiddles<>+12(SB)/4, $0xc2640000
+DATA nonlinearMiddles<>+16(SB)/4, $0xc2280000
+DATA nonlinearMiddles<>+20(SB)/4, $0xc1e40000
+DATA nonlinearMiddles<>+24(SB)/4, $0xc1800000
+DATA nonlinearMiddles<>+28(SB)/4, $0xc0900000
+DATA nonlinearMiddles<>+32(SB)/4, $0x40e00000
+DATA nonlinearMiddles<>+36(SB)/4, $0x41980000
+DATA nonlinearMiddles<>+40(SB)/4, $0x41fc0000
+DATA nonlinearMiddles<>+44(SB)/4, $0x42360000
+DATA nonlinearMiddles<>+48(SB)/4, $0x42740000
+DATA nonlinearMiddles<>+52(SB)/4, $0x429e0000
+DATA nonlinearMiddles<>+56(SB)/4, $0x42ca0000
+DATA nonlinearMiddles<>+60(SB)/4, $0x00000000
+GLOBL nonlinearMiddles<>(SB), RODATA|NOPTR, $64
+
+DATA sixteen1<>+0(SB)/4, $0x00000001
+DATA sixteen1<>+4(SB)/4, $0x00000001
+DATA sixteen1<>+8(SB)/4, $0x00000001
+DATA sixteen1<>+12(SB)/4, $0x00000001
+DATA sixteen1<>+16(SB)/4, $0x00000001
+DATA sixteen1<>+20(SB)/4, $0x00000001
+DATA sixteen1<>+24(SB)/4, $0x00000001
+DATA sixteen1<>+28(SB)/4, $0x00000001
+DATA sixteen1<>+32(SB)/4, $0x00000001
+DATA sixteen1<>+36(SB)/4, $0x00000001
+DATA sixteen1<>+40(SB)/4, $0x00000001
+DATA sixteen1<>+44(SB)/4, $0x00000001
+DATA sixteen1<>+48(SB)/4, $0x00000001
+DATA sixteen1<>+52(SB)/4, $0x00000001
+DATA sixteen1<>+56(SB)/4, $0x00000001
+DATA sixteen1<>+60(SB)/4, $0x00000001
+GLOBL sixteen1<>(SB), RODATA|NOPTR, $64
+
+DATA sixteen2<>+0(SB)/4, $0x00000002
+DATA sixteen2<>+4(SB)/4, $0x00000002
+DATA sixteen2<>+8(SB)/4, $0x00000002
+DATA sixteen2<>+12(SB)/4, $0x00000002
+DATA sixteen2<>+16(SB)/4, $0x00000002
+DATA sixteen2<>+20(SB)/4, $0x00000002
+DATA sixteen2<>+24(SB)/4, $0x00000002
+DATA sixteen2<>+28(SB)/4, $0x00000002
+DATA sixteen2<>+32(SB)/4, $0x00000002
+DATA sixteen2<>+36(SB)/4, $0x00000002
+DATA sixteen2<>+40(SB)/4, $0x00000002
+DATA sixteen2<>+44(SB)/4, $0x00000002
+DATA sixteen2<>+48(SB)/4, $0x00000002
+DATA sixteen2<>+52(SB)/4, $0x00000002
+DATA sixteen2<>+56(SB)/4, $0x00000002
+DATA sixteen2<>+60(SB)/4, $0x00000002
+GLOBL sixteen2<>(SB), RODATA|NOPTR, $64
+
+DATA sixteen3<>+0(SB)/4, $0x00000003
+DATA sixteen3<>+4(SB)/4, $0x00000003
+DATA sixteen3<>+8(SB)/4, $0x00000003
+DATA sixteen3<>+12(SB)/4, $0x00000003
+DATA sixteen3<>+16(SB)/4, $0x00000003
+DATA sixteen3<>+20(SB)/4, $0x00000003
+DATA sixteen3<>+24(SB)/4, $0x00000003
+DATA sixteen3<>+28(SB)/4, $0x00000003
+DATA sixteen3<>+32(SB)/4, $0x00000003
+DATA sixteen3<>+36(SB)/4, $0x00000003
+DATA sixteen3<>+40(SB)/4, $0x00000003
+DATA sixteen3<>+44(SB)/4, $0x00000003
+DATA sixteen3<>+48(SB)/4, $0x00000003
+DATA sixteen3<>+52(SB)/4, $0x00000003
+DATA sixteen3<>+56(SB)/4, $0x00000003
+DATA sixteen3<>+60(SB)/4, $0x00000003
+GLOBL sixteen3<>(SB), RODATA|NOPTR, $64
+
+DATA sixteen4<>+0(SB)/4, $0x00000004
+DATA sixteen4<>+4(SB)/4, $0x00000004
+DATA sixteen4<>+8(SB)/4, $0x00000004
+DATA sixteen4<>+12(SB)/4, $0x00000004
+DATA sixteen4<>+16(SB)/4, $0x00000004
+DATA sixteen4<>+20(SB)/4, $0x00000004
+DATA sixteen4<>+24(SB)/4, $0x00000004
+DATA sixteen4<>+28(SB)/4, $0x00000004
+DATA sixteen4<>+32(SB)/4, $0x00000004
+DATA sixteen4<>+36(SB)/4, $0x00000004
+DATA sixteen4<>+40(SB)/4, $0x00000004
+DATA sixteen4<>+44(SB)/4, $0x00000004
+DATA sixteen4<>+48(SB)/4, $0x00000004
+DATA sixteen4<>+52(SB)/4, $0x00000004
+DATA sixteen4<>+56(SB)/4, $0x00000004
+DATA sixteen4<>+60(SB)/4, $0x00000004
+GLOBL sixteen4<>(SB), RODATA|NOPTR, $64
+
+DATA sixteen8<>+0(SB)/4, $0x00000008
+DATA sixteen8<>+4(SB)/4, $0x00000008
+DATA sixteen8<>+8(SB)/4, $0x00000008
+DATA sixteen8<>+12(SB)/4, $0x00000008
+DATA sixteen8<>+16(SB)/4, $0x00000008
+DATA sixteen8<>+20(SB)/4, $0x00000008
+DATA sixteen8<>+24(SB)/4, $0x00000008
+DATA sixteen8<>+28(SB)/4, $0x00000008
+DATA sixteen8<>+32(SB)/4, $0x00000008
+DATA sixteen8<>+36(SB)/4, $0x00000008
+DATA sixteen8<>+40(SB)/4, $0x00000008
+DATA sixteen8<>+44(SB)/4, $0x00000008
+DATA sixteen8<>+48(SB)/4, $0x00000008
+DATA sixteen8<>+52(SB)/4, $0x00000008
+DATA sixteen8<>+56(SB)/4, $0x00000008
+DATA sixteen8<>+60(SB)/4, $0x00000008
+GLOBL sixteen8<>(SB), RODATA|NOPTR, $64
+
+DATA wordc2fe0000<>+0(SB)/4, $0xc2fe0000
+GLOBL wordc2fe0000<>(SB), RODATA|NOPTR, $4
+
+// func nonlinearCodesAVX2(codes *byte, x *float32, n int, inverse float32)
+// Requires: AVX, AVX2
+TEXT ·nonlinearCodesAVX2(SB), NOSPLIT, $0-28
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS inverse+24(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VMULPS       (CX), Y0, Y2
+	VXORPS       Y3, Y3, Y3
+	VBROADCASTSS nonlinearMiddles<>+28(SB), Y4
+	VCMPPS       $0x05, Y4, Y2, Y4
+	VBLENDVPS    Y4, sixteen8<>+0(SB), Y1, Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       sixteen3<>+0(SB), Y3, Y4
+	VPERMPS      nonlinearMiddles<>+0(SB), Y4, Y5
+	VPERMPS      nonlinearMiddles<>+32(SB), Y4, Y6
+	VPSLLD       $0x1c, Y4, Y4
+	VBLENDVPS    Y4, Y6, Y5, Y5
+	VCMPPS       $0x05, Y5, Y2, Y4
+	VBLENDVPS    Y4, sixteen4<>+0(SB), Y1, Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       sixteen1<>+0(SB), Y3, Y4
+	VPERMPS      nonlinearMiddles<>+0(SB), Y4, Y5
+	VPERMPS      nonlinearMiddles<>+32(SB), Y4, Y6
+	VPSLLD       $0x1c, Y4, Y4
+	VBLENDVPS    Y4, Y6, Y5, Y5
+	VCMPPS       $0x05, Y5, Y2, Y4
+	VBLENDVPS    Y4, sixteen2<>+0(SB), Y1, Y4
+	VPADDD       Y4, Y3, Y3
+	VPERMPS      nonlinearMiddles<>+0(SB), Y3, Y4
+	VPERMPS      nonlinearMiddles<>+32(SB), Y3, Y5
+	VPSLLD       $0x1c, Y3, Y6
+	VBLENDVPS    Y6, Y5, Y4, Y4
+	VCMPPS       $0x05, Y4, Y2, Y2
+	VBLENDVPS    Y2, sixteen1<>+0(SB), Y1, Y2
+	VPADDD       Y2, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X2
+	VPACKUSDW    X2, X3, X2
+	VPACKUSWB    X2, X2, X2
+	VMOVQ        X2, (AX)
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000008, AX
+	DECQ         DX
+	JNZ          loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
 // func requantizeAVX2(codes *byte, x *float32, scales *float32, lows *float32, subs int, n int, least float32, most float32)
 // Requires: AVX, AVX2
 TEXT ·requantizeAVX2(SB), NOSPLIT, $0-56
@@ -1941,6 +2292,193 @@ codes:
 	JNZ          codes
 	IMUL3Q       $0x00000040, DX, AX
 	SUBQ         AX, CX
+	VZEROUPPER
+	RET
+
+// func nonlinearAVX512(x *float32, w *float32, result *float32, numerators *float32, n int, trials int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·nonlinearAVX512(SB), NOSPLIT, $64-48
+	MOVQ         x+0(FP), AX
+	MOVQ         w+8(FP), CX
+	MOVQ         n+32(FP), DX
+	MOVQ         numerators+24(FP), BX
+	MOVQ         trials+40(FP), SI
+	VXORPS       Z0, Z0, Z0
+	VXORPS       Z1, Z1, Z1
+	VBROADCASTSS word7fffffff<>+0(SB), Z2
+	MOVQ         DX, DI
+
+extreme:
+	VMOVUPS      (AX), Z3
+	VANDPS       Z3, Z2, Z4
+	VCMPPS       $0x11, Z4, Z1, K1
+	VBLENDMPS    Z3, Z0, K1, Z0
+	VMAXPS       Z4, Z1, Z1
+	ADDQ         $0x00000040, AX
+	DECQ         DI
+	JNZ          extreme
+	IMUL3Q       $0x00000040, DX, DI
+	SUBQ         DI, AX
+	VMOVUPS      Z1, (SP)
+	VXORPS       Z1, Z1, Z1
+	VSUBPS       Z0, Z1, Z2
+	VBROADCASTSS wordc2fe0000<>+0(SB), Z3
+	VDIVPS       Z3, Z2, Z2
+	VBROADCASTSS word3f800000<>+0(SB), Z3
+	VDIVPS       Z2, Z3, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	MOVQ         DX, DI
+
+first:
+	VMOVUPS      (AX), Z13
+	VMULPS       Z13, Z2, Z14
+	VXORPS       Z15, Z15, Z15
+	VBROADCASTSS nonlinearMiddles<>+28(SB), Z16
+	VCMPPS       $0x05, Z16, Z14, K1
+	VBLENDMPS    sixteen8<>+0(SB), Z1, K1, Z5
+	VPADDD       Z5, Z15, Z15
+	VPADDD       sixteen3<>+0(SB), Z15, Z16
+	VPERMPS      nonlinearMiddles<>+0(SB), Z16, Z16
+	VCMPPS       $0x05, Z16, Z14, K1
+	VBLENDMPS    sixteen4<>+0(SB), Z1, K1, Z6
+	VPADDD       Z6, Z15, Z15
+	VPADDD       sixteen1<>+0(SB), Z15, Z16
+	VPERMPS      nonlinearMiddles<>+0(SB), Z16, Z16
+	VCMPPS       $0x05, Z16, Z14, K1
+	VBLENDMPS    sixteen2<>+0(SB), Z1, K1, Z7
+	VPADDD       Z7, Z15, Z15
+	VPERMPS      nonlinearMiddles<>+0(SB), Z15, Z16
+	VCMPPS       $0x05, Z16, Z14, K1
+	VBLENDMPS    sixteen1<>+0(SB), Z1, K1, Z8
+	VPADDD       Z8, Z15, Z15
+	VPERMPS      nonlinearLevels<>+0(SB), Z15, Z14
+	VMULPS       (CX), Z14, Z15
+	VMULPS       Z15, Z13, Z13
+	VADDPS       Z13, Z3, Z3
+	VMULPS       Z15, Z14, Z14
+	VADDPS       Z14, Z4, Z4
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         DI
+	JNZ          first
+	IMUL3Q       $0x00000040, DX, DI
+	SUBQ         DI, AX
+	SUBQ         DI, CX
+	VXORPS       Z2, Z2, Z2
+	VCMPPS       $0x11, Z4, Z1, K1
+	VDIVPS       Z4, Z3, Z4
+	VBLENDMPS    Z4, Z2, K1, Z2
+	VMULPS       Z3, Z2, Z3
+	TESTQ        SI, SI
+	JZ           trialsdone
+
+trials:
+	VBROADCASTSS (BX), Z4
+	VDIVPS       Z0, Z4, Z4
+	ADDQ         $0x00000004, BX
+	VXORPS       Z5, Z5, Z5
+	VXORPS       Z6, Z6, Z6
+	MOVQ         DX, DI
+
+fit:
+	VMOVUPS      (AX), Z7
+	VMULPS       Z7, Z4, Z8
+	VXORPS       Z13, Z13, Z13
+	VBROADCASTSS nonlinearMiddles<>+28(SB), Z14
+	VCMPPS       $0x05, Z14, Z8, K1
+	VBLENDMPS    sixteen8<>+0(SB), Z1, K1, Z9
+	VPADDD       Z9, Z13, Z13
+	VPADDD       sixteen3<>+0(SB), Z13, Z14
+	VPERMPS      nonlinearMiddles<>+0(SB), Z14, Z14
+	VCMPPS       $0x05, Z14, Z8, K1
+	VBLENDMPS    sixteen4<>+0(SB), Z1, K1, Z10
+	VPADDD       Z10, Z13, Z13
+	VPADDD       sixteen1<>+0(SB), Z13, Z14
+	VPERMPS      nonlinearMiddles<>+0(SB), Z14, Z14
+	VCMPPS       $0x05, Z14, Z8, K1
+	VBLENDMPS    sixteen2<>+0(SB), Z1, K1, Z11
+	VPADDD       Z11, Z13, Z13
+	VPERMPS      nonlinearMiddles<>+0(SB), Z13, Z14
+	VCMPPS       $0x05, Z14, Z8, K1
+	VBLENDMPS    sixteen1<>+0(SB), Z1, K1, Z12
+	VPADDD       Z12, Z13, Z13
+	VPERMPS      nonlinearLevels<>+0(SB), Z13, Z8
+	VMULPS       (CX), Z8, Z13
+	VMULPS       Z13, Z7, Z7
+	VADDPS       Z7, Z5, Z5
+	VMULPS       Z13, Z8, Z8
+	VADDPS       Z8, Z6, Z6
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         DI
+	JNZ          fit
+	IMUL3Q       $0x00000040, DX, DI
+	SUBQ         DI, AX
+	SUBQ         DI, CX
+	VCMPPS       $0x11, Z6, Z1, K1
+	VMULPS       Z6, Z3, Z4
+	VMULPS       Z5, Z5, Z7
+	VCMPPS       $0x11, Z7, Z4, K2
+	KANDW        K1, K2, K1
+	VDIVPS       Z6, Z5, Z4
+	VBLENDMPS    Z4, Z2, K1, Z2
+	VMULPS       Z5, Z2, Z4
+	VBLENDMPS    Z4, Z3, K1, Z3
+	DECQ         SI
+	JNZ          trials
+
+trialsdone:
+	VMOVUPS      (SP), Z1
+	VXORPS       Z0, Z0, Z0
+	VBROADCASTSS word26901d7d<>+0(SB), Z3
+	VCMPPS       $0x11, Z3, Z1, K1
+	VBLENDMPS    Z0, Z2, K1, Z2
+	MOVQ         result+16(FP), AX
+	VMOVUPS      Z2, (AX)
+	VZEROUPPER
+	RET
+
+// func nonlinearCodesAVX512(codes *byte, x *float32, n int, inverse float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·nonlinearCodesAVX512(SB), NOSPLIT, $0-28
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS inverse+24(FP), Z0
+	VXORPS       Z1, Z1, Z1
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VMULPS       (CX), Z0, Z2
+	VXORPS       Z3, Z3, Z3
+	VBROADCASTSS nonlinearMiddles<>+28(SB), Z4
+	VCMPPS       $0x05, Z4, Z2, K1
+	VBLENDMPS    sixteen8<>+0(SB), Z1, K1, Z5
+	VPADDD       Z5, Z3, Z3
+	VPADDD       sixteen3<>+0(SB), Z3, Z4
+	VPERMPS      nonlinearMiddles<>+0(SB), Z4, Z4
+	VCMPPS       $0x05, Z4, Z2, K1
+	VBLENDMPS    sixteen4<>+0(SB), Z1, K1, Z6
+	VPADDD       Z6, Z3, Z3
+	VPADDD       sixteen1<>+0(SB), Z3, Z4
+	VPERMPS      nonlinearMiddles<>+0(SB), Z4, Z4
+	VCMPPS       $0x05, Z4, Z2, K1
+	VBLENDMPS    sixteen2<>+0(SB), Z1, K1, Z7
+	VPADDD       Z7, Z3, Z3
+	VPERMPS      nonlinearMiddles<>+0(SB), Z3, Z4
+	VCMPPS       $0x05, Z4, Z2, K1
+	VBLENDMPS    sixteen1<>+0(SB), Z1, K1, Z8
+	VPADDD       Z8, Z3, Z3
+	VPMOVDB      Z3, X2
+	VMOVDQU      X2, (AX)
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000010, AX
+	DECQ         DX
+	JNZ          loop
+
+loopdone:
 	VZEROUPPER
 	RET
 

@@ -28,6 +28,10 @@ type lanes struct {
 	// sums of weights go to result, codes to l.
 	symmetric func(x, w, l, result, numerators *float32, n, trials int, least, most float32)
 	descend   func(x, l, result *float32, n, passes int, least, most, numerator float32)
+	// nonlinear is nonlinearScale, nonlinearCodes is nearestNonlinear of x*inverse
+	// for n vectors of one sub-block.
+	nonlinear      func(x, w, result, numerators *float32, n, trials int)
+	nonlinearCodes func(codes *byte, x *float32, n int, inverse float32)
 	// requantize sets codes to clamp(nearest((x+low)/scale), least, most) - least
 	// for some sub-blocks of n vectors. Magic is added to least and most.
 	requantize func(codes *byte, x, scales, lows *float32, subs, n int, least, most float32)
@@ -142,6 +146,15 @@ func (b *batch) symmetric(s *symmetricCodes) {
 		b.lanes.symmetric(&b.x[at], &b.w[at], &b.l[at], &state[0], &s.numerators[0], b.sub, symmetricTries, magic-half, magic+half-1)
 		copy(b.scales[part*b.n:], state[symmetricScale*b.n:][:b.n])
 		copy(b.sumW[part*b.n:], state[symmetricSumW*b.n:][:b.n])
+	}
+}
+
+// nonlinear is nonlinearScale for all sub-blocks.
+func (b *batch) nonlinear() {
+	for part := range batchSubs / b.n {
+		at, state := part*b.n*b.sub, b.state[part][:]
+		b.lanes.nonlinear(&b.x[at], &b.w[at], &state[0], &nonlinearNumerators[0], b.sub, len(nonlinearNumerators))
+		copy(b.scales[part*b.n:], state[symmetricScale*b.n:][:b.n])
 	}
 }
 

@@ -61,18 +61,25 @@ func nearestNonlinear(v float32) uint8 {
 	return nonlinearCells[nonlinearCell(v)].code
 }
 
+// nonlinearNumerators are the inverse scales to try, times the extreme value.
+var nonlinearNumerators = func() (numerators [15]float32) {
+	for i := range numerators {
+		numerators[i] = float32(i-7) + float32(nonlinear4[0])
+	}
+	return numerators
+}()
+
 // nonlinearScale finds the scale with which the codebook fits 32 values best:
 // 16 inverse scales around the one that maps the extreme value to a level.
 func nonlinearScale(x, w []float32) float32 {
-	const tries = 7
 	top, magnitude := extreme(x)
 	if magnitude < tiny {
 		return 0
 	}
 	lowest := float32(nonlinear4[0])
-	inverses := [2 * (tries + 1)]float32{1 / (-top / lowest)}
-	for i := range inverses[1:] {
-		inverses[i+1] = (float32(i-tries) + lowest) / top
+	inverses := [1 + len(nonlinearNumerators)]float32{1 / (-top / lowest)}
+	for i, numerator := range nonlinearNumerators {
+		inverses[i+1] = numerator / top
 	}
 	var scale, best float32
 	for i := 0; i < len(inverses); i += 2 {
@@ -113,51 +120,105 @@ func nonlinearWeights(w, x, importance []float32, sigma2 float32) {
 	}
 }
 
-func quantizeIQ4NL(dst []byte, src, importance []float32) {
-	var w [32]float32
-	var codes [32]uint8
-	for at := 0; at < len(src); at += 32 {
-		x := src[at:][:32]
-		nonlinearWeights(w[:], x, part(importance, at), float32(sumSquares(x)*(2.0/32)))
-		scale := nonlinearScale(x, w[:])
-		putHalf(dst, scale)
-		inverse := inverseOf(scale)
-		for i, v := range x {
-			codes[i] = nearestNonlinear(inverse * v)
+// nonlinearSearch finds the scales of up to batchSubs blocks of 32 values.
+type nonlinearSearch struct {
+	scales [batchSubs]float32
+	batch  *batch // nil for portable Go
+}
+
+// newNonlinearSearch returns a search and what gives its memory back.
+func newNonlinearSearch() (s *nonlinearSearch, done func()) {
+	if native == nil {
+		return &nonlinearSearch{}, func() {}
+	}
+	s = &nonlinearSearch{batch: newBatch(32)}
+	return s, s.batch.free
+}
+
+// run sets the scales of the blocks of x; the mean square of every span values
+// weighs beside their importance.
+func (s *nonlinearSearch) run(x, importance []float32, span int) {
+	var sigma2 [batchSubs]float32
+	if importance != nil {
+		for at := 0; at < len(x); at += span {
+			variance := float32(sumSquares(x[at:][:span]) * (2 / float32(span)))
+			for j := range span / 32 {
+				sigma2[at/32+j] = variance
+			}
 		}
-		putNibbles(dst[2:], &codes)
-		dst = dst[18:]
+	}
+	if b := s.batch; b != nil {
+		b.load(&b.x, x)
+		if importance == nil {
+			b.squares(&b.w[0], &b.x[0], batchSubs*32/b.n)
+		} else {
+			b.load(&b.importance, importance[:len(x)])
+			b.sigma2 = sigma2
+			b.weighed()
+		}
+		b.nonlinear()
+		s.scales = b.scales
+		return
+	}
+	var w [32]float32
+	for j := range len(x) / 32 {
+		sub := x[32*j:][:32]
+		nonlinearWeights(w[:], sub, part(importance, 32*j), sigma2[j])
+		s.scales[j] = nonlinearScale(sub, w[:])
+	}
+}
+
+// codes sets the codes of a block under an inverse scale.
+func (s *nonlinearSearch) codes(codes *[32]uint8, x []float32, inverse float32) {
+	if s.batch != nil {
+		s.batch.nonlinearCodes(&codes[0], &x[0], 32/s.batch.n, inverse)
+		return
+	}
+	for i, v := range x[:32] {
+		codes[i] = nearestNonlinear(inverse * v)
+	}
+}
+
+func quantizeIQ4NL(dst []byte, src, importance []float32) {
+	s, done := newNonlinearSearch()
+	defer done()
+	var codes [32]uint8
+	for at := 0; at < len(src); at += batchSubs * 32 {
+		x := src[at:min(at+batchSubs*32, len(src))]
+		s.run(x, part(importance, at), 32)
+		for j := range len(x) / 32 {
+			putHalf(dst, s.scales[j])
+			s.codes(&codes, x[32*j:], inverseOf(s.scales[j]))
+			putNibbles(dst[2:], &codes)
+			dst = dst[18:]
+		}
 	}
 }
 
 func quantizeIQ4XS(dst []byte, src, importance []float32) {
-	for at := 0; at < len(src); at += superBlock {
-		quantizeBlockIQ4XS(dst[:136], src[at:][:superBlock], part(importance, at))
-		dst = dst[136:]
+	s, done := newNonlinearSearch()
+	defer done()
+	for at := 0; at < len(src); at += batchSubs * 32 {
+		x := src[at:min(at+batchSubs*32, len(src))]
+		s.run(x, part(importance, at), superBlock)
+		for first := 0; len(x) > 0; first += superBlock / 32 {
+			s.putIQ4XS(dst[:136], x[:superBlock], s.scales[first:][:superBlock/32])
+			x, dst = x[superBlock:], dst[136:]
+		}
 	}
 }
 
-func quantizeBlockIQ4XS(dst []byte, x, importance []float32) {
-	var w [32]float32
+// putIQ4XS writes a super-block whose sub-blocks have these scales.
+func (s *nonlinearSearch) putIQ4XS(dst []byte, x, scales []float32) {
 	var codes [32]uint8
-	var scales [8]float32
-	sigma2 := float32(sumSquares(x) * (2.0 / superBlock))
-	for j := range scales {
-		sub := x[32*j:][:32]
-		nonlinearWeights(w[:], sub, part(importance, 32*j), sigma2)
-		scales[j] = nonlinearScale(sub, w[:])
-	}
-	top, _ := extreme(scales[:])
+	top, _ := extreme(scales)
 	d := -top / 32
 	putHalf(dst, d)
 	var levels [8]int8
 	inverse := inverseOf(d)
-	for j, s := range scales {
-		levels[j] = int8(clamp(nearest(inverse*s), -32, 31))
-		subInverse := inverseOf(d * float32(levels[j]))
-		for i, v := range x[32*j:][:32] {
-			codes[i] = nearestNonlinear(subInverse * v)
-		}
+	for j, scale := range scales {
+		levels[j] = int8(clamp(nearest(inverse*scale), -32, 31))
+		s.codes(&codes, x[32*j:], inverseOf(d*float32(levels[j])))
 		putNibbles(dst[8+16*j:], &codes)
 	}
 	packScalesIQ4XS(dst[2:8], levels[:])

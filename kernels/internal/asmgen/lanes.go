@@ -138,6 +138,8 @@ func (g *gen) searches() {
 	g.affineCodes()
 	g.symmetric()
 	g.descend()
+	g.nonlinear()
+	g.nonlinearCodes()
 	g.requantize()
 }
 
