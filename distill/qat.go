@@ -19,8 +19,8 @@ type Rounder interface {
 // Quantized trains weights so that they are good once they are rounded: the
 // network multiplies by rounded weights, and what would change these changes the
 // weights behind them, as if rounding were not there (the straight-through
-// estimator, arXiv 1308.3432, section 4). It is quantization-aware training; what
-// is stored in the end is exactly what was trained.
+// estimator, arXiv 1308.3432, section 4). It is quantization-aware training; the
+// rounded weights that are stored in the end are exactly those that were trained.
 type Quantized struct {
 	*Full
 	params  []*train.Param
