@@ -224,5 +224,7 @@ func (d *distillation) printRun(ui *ui) {
 		ui.print("perplexity on the held-out text while training: %s before, %s after %d steps; the best weights are of step %d",
 			figure(perplexity(r.Evaluations[0].NLL)), figure(perplexity(r.Evaluations[n-1].NLL)), r.Steps, r.BestStep)
 	}
-	ui.print("%.0f tokens/s", r.TokensPerSecond)
+	if r.TokensPerSecond > 0 {
+		ui.print("%.0f tokens/s", r.TokensPerSecond)
+	}
 }
