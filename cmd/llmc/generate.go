@@ -111,6 +111,9 @@ func runGenerate(ctx context.Context, global *globalOptions, o *generateOptions,
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	if q := weights.Quantization; q != nil && len(q.Unapplied) > 0 {
+		global.ui.warn("not rounded, though the checkpoint asks for it: %s", strings.Join(q.Unapplied, ", "))
+	}
 	tok, err := model.OpenTokenizer(c)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
