@@ -33,7 +33,11 @@ type Gap struct {
 	Tokens  int
 	Hessian []float32 // [in, in] Z Zᵀ
 	Cross   []float32 // [out, in] D Zᵀ
-	Energy  float64   // ‖D‖²: divided by Tokens, the mean square of the relative error
+	Energy  []float64 // [out] ‖D‖² by row: their sum, divided by Tokens, is the mean square of the relative error
+	// Check, when not nil, is the same of every eighth window, which is in none of
+	// the above: what was fitted to the others can be checked with it. There is
+	// none with fewer than eight windows.
+	Check *Gap
 }
 
 // Follower is called once for every linear that is to be fitted, in the order
@@ -361,7 +365,7 @@ func (f *follow) alone(ctx context.Context, i int) error {
 	defer dropBlock(f.first, f.lead.Weights, i)
 	state := f.first.NewState()
 	o, down := f.newGap(model.O, i, true), f.newGap(model.Down, i, true)
-	half := func(g *gapSums, role model.Role, x *kernels.Tensor, run func()) error {
+	half := func(window int, g *gapSums, role model.Role, x *kernels.Tensor, run func()) error {
 		in := f.watch(f.first, role, g != nil, run)
 		if in == nil {
 			return nil
@@ -372,14 +376,14 @@ func (f *follow) alone(ctx context.Context, i int) error {
 			y = f.first.Linear(g.id, in)
 			defer f.dev.Free(y)
 		}
-		return g.add(y, y, in)
+		return g.add(window, y, y, in)
 	}
 	err := f.each(ctx, f.leading, f.forwardOne, func(window int, x *kernels.Tensor) error {
 		state.Truncate(0)
-		if err := half(o, model.O, x, func() { f.first.Attention(i, x, state) }); err != nil {
+		if err := half(window, o, model.O, x, func() { f.first.Attention(i, x, state) }); err != nil {
 			return err
 		}
-		if err := half(down, model.Down, x, func() { f.first.FeedForward(i, x) }); err != nil {
+		if err := half(window, down, model.Down, x, func() { f.first.FeedForward(i, x) }); err != nil {
 			return err
 		}
 		return f.save(f.leading, window, x)

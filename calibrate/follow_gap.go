@@ -13,9 +13,13 @@ import (
 type gapSums struct {
 	*follow
 	id     model.ID
-	sums   *kernels.Tensor // [in+out, in+out], on and above the diagonal: of rows [z d]
-	tokens int
+	parts  [2]*kernels.Tensor // [in+out, in+out], on and above the diagonal: of rows [z d]; those to fit to, and the others
+	tokens [2]int
 }
+
+// checkEvery is which windows are kept apart to check what was fitted to the
+// others: every so many-th.
+const checkEvery = 8
 
 // newGap returns nil when a linear is not to be fitted.
 func (f *follow) newGap(role model.Role, block int, fit bool) *gapSums {
@@ -25,7 +29,23 @@ func (f *follow) newGap(role model.Role, block int, fit bool) *gapSums {
 	id := model.ID{Role: role, Block: block}
 	shape := f.weights.Config.Shape(id)
 	n := shape[0] + shape[1]
-	return &gapSums{follow: f, id: id, sums: f.dev.NewTensor(n, n)}
+	g := &gapSums{follow: f, id: id}
+	g.parts[0] = f.dev.NewTensor(n, n)
+	if f.checks() {
+		g.parts[1] = f.dev.NewTensor(n, n)
+	}
+	return g
+}
+
+// checks reports whether there are windows to keep apart.
+func (f *follow) checks() bool { return !f.itself() && len(f.rows) >= checkEvery }
+
+// part is what a window goes to.
+func (f *follow) part(window int) int {
+	if f.checks() && window%checkEvery == checkEvery-1 {
+		return 1
+	}
+	return 0
 }
 
 // compare takes a window of w through a half of the block and adds how far it is
@@ -42,11 +62,12 @@ func (g *gapSums) compare(window int, target *kernels.Tensor, half func(i int, x
 		x = g.second.Linear(g.id, in)
 	}
 	defer g.dev.Free(x)
-	return g.add(target, x, in)
+	return g.add(window, target, x, in)
 }
 
-// add adds rows of targets, of what w has instead, and of the linear's inputs.
-func (g *gapSums) add(target, own, inputs *kernels.Tensor) error {
+// add adds a window's rows of targets, of what w has instead, and of the linear's
+// inputs.
+func (g *gapSums) add(window int, target, own, inputs *kernels.Tensor) error {
 	scale := g.scale
 	if g.normalized() {
 		scale = 1 // the norm behind the linear takes care of it
@@ -72,8 +93,9 @@ func (g *gapSums) add(target, own, inputs *kernels.Tensor) error {
 	t := g.dev.NewTensor(own.Rows, in+out)
 	defer g.dev.Free(t)
 	g.dev.Write(t, joined)
-	g.dev.AddGram(g.sums, t)
-	g.tokens += own.Rows
+	part := g.part(window)
+	g.dev.AddGram(g.parts[part], t)
+	g.tokens[part] += own.Rows
 	return nil
 }
 
@@ -110,11 +132,19 @@ func (g *gapSums) solve(ctx context.Context) error {
 
 // gap closes the sums and lets go of them.
 func (g *gapSums) gap() *Gap {
+	gap := g.close(0)
+	if g.parts[1] != nil {
+		gap.Check = g.close(1)
+	}
+	return gap
+}
+
+func (g *gapSums) close(part int) *Gap {
 	shape := g.weights.Config.Shape(g.id)
 	out, in := shape[0], shape[1]
 	n := in + out
-	sums := read(g.dev, g.sums)
-	gap := &Gap{Tokens: g.tokens, Hessian: make([]float32, in*in), Cross: make([]float32, out*in)}
+	sums := read(g.dev, g.parts[part])
+	gap := &Gap{Tokens: g.tokens[part], Hessian: make([]float32, in*in), Cross: make([]float32, out*in), Energy: make([]float64, out)}
 	for r := range in {
 		row := sums[r*n:][:n]
 		copy(gap.Hessian[r*in+r:][:in-r], row[r:])
@@ -123,9 +153,9 @@ func (g *gapSums) gap() *Gap {
 		}
 	}
 	kernels.Mirror(kernels.NewBlock(gap.Hessian, in, in))
-	for c := in; c < n; c++ {
-		gap.Energy += float64(sums[c*n+c])
+	for c := range out {
+		gap.Energy[c] = float64(sums[(in+c)*n+in+c])
 	}
-	g.dev.Free(g.sums)
+	g.dev.Free(g.parts[part])
 	return gap
 }

@@ -42,7 +42,11 @@ func NewFollowSchedule(lead Lead, w *model.Weights, windows, context int, o Opti
 		if o.Solve != nil {
 			cost = o.Solve(shape[0], shape[1])
 		}
-		most = max(most, 4*n*n+max(adding, solving+cost.Bytes))
+		parts := int64(1)
+		if windows >= checkEvery && lead.Weights != w {
+			parts = 2
+		}
+		most = max(most, parts*4*n*n+max(adding, parts*solving+cost.Bytes))
 		s.Flops += float64(c.Blocks) * (float64(windows*context)*float64(n*n) + cost.Flops + s.forward)
 	}
 	s.Flops += float64(lead.Weights.Config.Blocks)*s.lead + float64(c.Blocks)*s.forward

@@ -1,6 +1,7 @@
 package structured
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,27 +19,41 @@ type Repair struct {
 	ID model.ID `json:"-"` // in the model that is left
 	// Cut is how far the residual stream is from the whole model's after the
 	// linear as it was cut, relative to its size: the root of the mean square over
-	// the calibration tokens. Repaired is that with the weights that were fitted,
-	// as they are stored. In families that normalize what the linear puts out, it
-	// is of that output.
+	// the calibration tokens that nothing was fitted to, or over all if there are
+	// too few. Repaired is that with the weights that were fitted, as they are
+	// stored. In families that normalize what the linear puts out, it is of that
+	// output.
 	Cut      float64 `json:"error_cut"`
 	Repaired float64 `json:"error_repaired,omitempty"`
 	// Used is whether they are used: where they lower the error.
-	Used    bool    `json:"used"`
-	Damping float64 `json:"damping,omitempty"` // the share of the Hessian's mean diagonal that was added
+	Used bool `json:"used"`
+	// Share is the mean share of the fitted step that is taken, by row as it lowers
+	// the error most on the tokens kept apart.
+	Share   float64 `json:"share,omitempty"`
+	Damping float64 `json:"damping,omitempty"` // the least share of the Hessian's mean diagonal that was added
 	Reason  string  `json:"reason,omitempty"`  // why nothing was fitted
 }
 
+// dampings are what Options.Damp is multiplied by, of which each row takes what
+// serves it best on the tokens kept apart.
+var dampings = []float64{1, 30}
+
 // repair replaces a linear of w by one that closes the gap to the whole model
-// best: W + D Zᵀ (Z Zᵀ + damping)⁻¹, where that helps.
+// best: W + D Zᵀ (Z Zᵀ + damping)⁻¹, where that helps. What is left of errors of
+// many blocks is mostly noise to a linear: rows take only the share of the step
+// that holds for tokens that they were not fitted to.
 func repair(w *model.Weights, id model.ID, gap *calibrate.Gap, o Options) (Repair, error) {
-	report := Repair{ID: id, Cut: rootMean(gap.Energy, gap.Tokens)}
+	check := gap
+	if gap.Check != nil {
+		check = gap.Check
+	}
+	report := Repair{ID: id, Cut: rootMean(total(check.Energy), check.Tokens)}
 	m, err := w.Matrix(id)
 	if err != nil {
 		return report, err
 	}
 	rows, cols := m.Shape()
-	step, damping, err := solve.Ridge(gap.Hessian, cols, o.Damp, gap.Cross, rows, o.Threads)
+	step, err := report.fit(gap, rows, cols, o)
 	if errors.Is(err, solve.ErrZero) || errors.Is(err, solve.ErrIndefinite) {
 		report.Reason = err.Error()
 		return report, nil
@@ -46,7 +61,6 @@ func repair(w *model.Weights, id model.ID, gap *calibrate.Gap, o Options) (Repai
 	if err != nil {
 		return report, err
 	}
-	report.Damping = damping
 	before := kernels.Float32s(m)
 	for i, v := range before {
 		step[i] += v
@@ -55,8 +69,14 @@ func repair(w *model.Weights, id model.ID, gap *calibrate.Gap, o Options) (Repai
 	if err != nil {
 		return report, err
 	}
-	left := remaining(gap, before, kernels.Float32s(fitted), rows, o.Threads)
-	report.Repaired = rootMean(left, gap.Tokens)
+	for i, v := range kernels.Float32s(fitted) {
+		step[i] = v - before[i]
+	}
+	left := 0.0
+	for r, g := range gains(check, step, rows, o.Threads) {
+		left += check.Energy[r] - 2*g.linear + g.square
+	}
+	report.Repaired = rootMean(left, check.Tokens)
 	if report.Repaired < report.Cut {
 		report.Used = true
 		w.Replace(id, fitted)
@@ -64,22 +84,75 @@ func repair(w *model.Weights, id model.ID, gap *calibrate.Gap, o Options) (Repai
 	return report, nil
 }
 
-func rootMean(sum float64, n int) float64 { return math.Sqrt(max(sum, 0) / float64(max(n, 1))) }
+// fit returns the step [rows, cols] to take, row by row.
+func (r *Repair) fit(gap *calibrate.Gap, rows, cols int, o Options) ([]float32, error) {
+	if gap.Check == nil {
+		step, damping, err := solve.Ridge(gap.Hessian, cols, o.Damp, gap.Cross, rows, o.Threads)
+		r.Damping, r.Share = damping, 1
+		return step, err
+	}
+	best, won := make([]float32, rows*cols), make([]float64, rows)
+	shares := make([]float64, rows)
+	for _, factor := range dampings {
+		step, damping, err := solve.Ridge(gap.Hessian, cols, min(factor*cmp.Or(o.Damp, solve.DefaultDamp), 1), gap.Cross, rows, o.Threads)
+		if err != nil {
+			return nil, err
+		}
+		if r.Damping == 0 {
+			r.Damping = damping
+		}
+		for row, g := range gains(gap.Check, step, rows, o.Threads) {
+			share := g.share()
+			if gain := share * (2*g.linear - share*g.square); gain > won[row] {
+				won[row], shares[row] = gain, share
+				for c, v := range step[row*cols:][:cols] {
+					best[row*cols+c] = float32(share) * v
+				}
+			}
+		}
+	}
+	r.Share = total(shares) / float64(rows)
+	return best, nil
+}
 
-// remaining is ‖D - (after - before) Z‖², what is left of a gap when weights
-// [rows, in] become others.
-func remaining(gap *calibrate.Gap, before, after []float32, rows, threads int) float64 {
-	cols := len(before) / rows
+// gain is what a step does to the squared gap of a row: a share t of it takes
+// 2t·linear - t²·square off.
+type gain struct{ linear, square float64 }
+
+// share is the part of the step that serves best, at most all of it.
+func (g gain) share() float64 {
+	if g.linear <= 0 || g.square <= 0 {
+		return 0
+	}
+	return min(g.linear/g.square, 1)
+}
+
+// gains measures a step [rows, in] on a gap.
+func gains(gap *calibrate.Gap, step []float32, rows, threads int) []gain {
+	cols := len(step) / rows
 	out := solve.NewOutputs(gap.Hessian, cols, threads)
 	defer out.Close()
-	step := out.CPU.NewTensor(rows, cols)
-	explained := 0.0
-	for i, v := range after {
-		step.Data[i] = v - before[i]
-		explained += float64(step.Data[i]) * float64(gap.Cross[i])
+	x := out.CPU.NewTensor(rows, cols)
+	copy(x.Data, step)
+	list := make([]gain, rows)
+	for r, square := range out.Energies(x) {
+		list[r].square = square
+		for c, v := range step[r*cols:][:cols] {
+			list[r].linear += float64(v) * float64(gap.Cross[r*cols+c])
+		}
 	}
-	return gap.Energy - 2*explained + out.Energy(step)
+	return list
 }
+
+func total(list []float64) float64 {
+	sum := 0.0
+	for _, v := range list {
+		sum += v
+	}
+	return sum
+}
+
+func rootMean(sum float64, n int) float64 { return math.Sqrt(max(sum, 0) / float64(max(n, 1))) }
 
 // store is a matrix of numbers in a type.
 func store(values []float32, rows, cols int, t dtype.Type) (*kernels.Dense, error) {
@@ -170,5 +243,5 @@ func Schedule(w *model.Weights, cut *model.Cut, windows, context int, walk calib
 // the weights. Factoring and solving run at about the speed of a matrix product.
 func repairCost(rows, cols int) calibrate.Cost {
 	in, all := int64(cols), int64(rows)*int64(cols)
-	return calibrate.Cost{Bytes: 4 * (5*in*in + 8*all), Flops: 2*float64(in*in*in)/3 + 20*float64(all)*float64(in)}
+	return calibrate.Cost{Bytes: 4 * (5*in*in + 9*all), Flops: float64(len(dampings)) * (2*float64(in*in*in)/3 + 22*float64(all)*float64(in))}
 }

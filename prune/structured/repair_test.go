@@ -29,7 +29,7 @@ func TestRepair(t *testing.T) {
 	rows, cols := m.Shape()
 	const tokens = 200
 	x, d := mat.NewDense(tokens, cols, nil), mat.NewDense(tokens, rows, nil)
-	energy := 0.0
+	energy, byRow := 0.0, make([]float64, rows)
 	for r := range tokens {
 		common := rng.NormFloat64()
 		for c := range cols {
@@ -38,6 +38,7 @@ func TestRepair(t *testing.T) {
 		for c := range rows {
 			d.Set(r, c, rng.NormFloat64()+0.3*common)
 			energy += d.At(r, c) * d.At(r, c)
+			byRow[c] += d.At(r, c) * d.At(r, c)
 		}
 	}
 	var h, cross, step, left mat.Dense
@@ -48,7 +49,7 @@ func TestRepair(t *testing.T) {
 	}
 	left.Mul(x, &step)
 	left.Sub(d, &left)
-	gap := &calibrate.Gap{Tokens: tokens, Hessian: float32s(&h), Cross: float32s(&cross), Energy: energy}
+	gap := &calibrate.Gap{Tokens: tokens, Hessian: float32s(&h), Cross: float32s(&cross), Energy: byRow}
 	r, err := repair(w, id, gap, Options{Damp: 1e-7, Threads: 2})
 	if err != nil || !r.Used || r.Damping != 1e-7 || r.ID != id {
 		t.Fatalf("%+v, %v", r, err)
@@ -67,12 +68,68 @@ func TestRepair(t *testing.T) {
 		}
 	}
 	for _, nothing := range []*calibrate.Gap{
-		{Tokens: 1, Hessian: make([]float32, cols*cols), Cross: make([]float32, rows*cols), Energy: 1},
-		{Tokens: tokens, Hessian: gap.Hessian, Cross: make([]float32, rows*cols), Energy: 1},
+		{Tokens: 1, Hessian: make([]float32, cols*cols), Cross: make([]float32, rows*cols), Energy: byRow},
+		{Tokens: tokens, Hessian: gap.Hessian, Cross: make([]float32, rows*cols), Energy: byRow},
 	} {
 		if r, err := repair(w, id, nothing, Options{}); err != nil || r.Used || r.Cut == 0 {
 			t.Errorf("%+v, %v", r, err)
 		}
+	}
+}
+
+// TestRepairChecks fits to a gap of which one row is a function of the inputs, one
+// is noise, and expects the first to be closed and the second to be left alone.
+func TestRepairChecks(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 7))
+	w := tiny(t, nil)
+	id := model.ID{Role: model.Down, Block: 1}
+	m, err := w.Matrix(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, cols := m.Shape()
+	coefficients := make([]float64, cols)
+	for i := range coefficients {
+		coefficients[i] = rng.NormFloat64()
+	}
+	part := func(tokens int) *calibrate.Gap {
+		x, d := mat.NewDense(tokens, cols, nil), mat.NewDense(tokens, rows, nil)
+		energy := make([]float64, rows)
+		for r := range tokens {
+			for c := range cols {
+				v := rng.NormFloat64()
+				x.Set(r, c, v)
+				d.Set(r, 0, d.At(r, 0)+v*coefficients[c])
+			}
+			d.Set(r, 1, 10*rng.NormFloat64())
+			energy[0] += d.At(r, 0) * d.At(r, 0)
+			energy[1] += d.At(r, 1) * d.At(r, 1)
+		}
+		var h, cross mat.Dense
+		h.Mul(x.T(), x)
+		cross.Mul(d.T(), x)
+		return &calibrate.Gap{Tokens: tokens, Hessian: float32s(&h), Cross: float32s(&cross), Energy: energy}
+	}
+	before := slices.Clone(kernels.Float32s(m))
+	gap := part(2 * cols)
+	gap.Check = part(400)
+	r, err := repair(w, id, gap, Options{Damp: 1e-4, Threads: 2})
+	if err != nil || !r.Used {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	m, _ = w.Matrix(id)
+	after := kernels.Float32s(m)
+	off, moved := 0.0, 0.0
+	for c, want := range coefficients {
+		off = max(off, math.Abs(float64(after[c]-before[c])-want))
+		moved = max(moved, math.Abs(float64(after[cols+c]-before[cols+c])))
+	}
+	if off > 0.02 || moved > 0.4 {
+		t.Errorf("the row that can be fitted is off by %g, the other one moves by %g", off, moved)
+	}
+	want := math.Sqrt(gap.Check.Energy[1] / 400)
+	if r.Repaired > 1.001*want || r.Repaired < 0.95*want {
+		t.Errorf("an error of %g is left, the noise is %g", r.Repaired, want)
 	}
 }
 
@@ -245,7 +302,7 @@ func TestApplyClosesGap(t *testing.T) {
 		}
 		var without float64
 		err = calibrate.Follow(context.Background(), dev, lead(w, cut), plain, windows, calibrate.Options{}, func(_ context.Context, _ model.ID, gap *calibrate.Gap) error {
-			without = rootMean(gap.Energy, gap.Tokens)
+			without = rootMean(total(gap.Check.Energy), gap.Check.Tokens)
 			return nil
 		})
 		if err != nil {
