@@ -35,10 +35,7 @@ func (p *Predictions) Variables() []*Variable { return nil }
 
 // Gradients implements [Goal].
 func (p *Predictions) Gradients(ctx context.Context, windows []int, seqs [][]int32, scale float64) (Value, error) {
-	inputs := make([][]int32, len(seqs))
-	for i, s := range seqs {
-		inputs[i] = s[:len(s)-1]
-	}
+	inputs := predictors(seqs)
 	teaches := p.loss.Teaches()
 	if teaches {
 		if err := p.teacher.Prepare(ctx, windows, inputs); err != nil {
@@ -74,4 +71,14 @@ func (p *Predictions) Gradients(ctx context.Context, windows []int, seqs [][]int
 		return err
 	})
 	return sum, err
+}
+
+// predictors are the tokens of sequences that are predicted from: all but the
+// last.
+func predictors(seqs [][]int32) [][]int32 {
+	inputs := make([][]int32, len(seqs))
+	for i, s := range seqs {
+		inputs[i] = s[:len(s)-1]
+	}
+	return inputs
 }

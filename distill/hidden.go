@@ -106,6 +106,11 @@ func (h *Hidden) Variables() []*Variable { return h.order }
 // Gradients implements [Goal].
 func (h *Hidden) Gradients(ctx context.Context, windows []int, seqs [][]int32, scale float64) (Value, error) {
 	h.scale, h.sum = scale*h.weight/float64(len(h.matches)), 0
+	if !h.loss.Teaches() { // else Predictions does it
+		if err := h.live.Prepare(ctx, windows, predictors(seqs)); err != nil {
+			return Value{}, err
+		}
+	}
 	v, err := h.Predictions.Gradients(ctx, windows, seqs, scale)
 	v.Loss += h.weight * h.sum / float64(len(h.matches))
 	return v, err

@@ -43,10 +43,9 @@ func (l *Layerwise) Variables() []*Variable { return nil }
 // Gradients implements [Goal]. The loss is the mean over the blocks of the
 // relative squared difference.
 func (l *Layerwise) Gradients(ctx context.Context, windows []int, seqs [][]int32, scale float64) (Value, error) {
-	inputs, lengths, rows := make([][]int32, len(seqs)), make([]int, len(seqs)), 0
-	for i, s := range seqs {
-		inputs[i] = s[:len(s)-1]
-		lengths[i] = len(inputs[i])
+	inputs, lengths, rows := predictors(seqs), make([]int, len(seqs)), 0
+	for i, s := range inputs {
+		lengths[i] = len(s)
 		rows += lengths[i]
 	}
 	if err := l.live.Prepare(ctx, windows, inputs); err != nil {

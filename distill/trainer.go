@@ -326,11 +326,7 @@ func (t *Trainer) heldOut(ctx context.Context) (float64, error) {
 	sum, rows := 0.0, 0
 	for from := 0; from < len(t.data.HeldOut); from += t.o.Micro {
 		windows := t.data.HeldOut[from:min(from+t.o.Micro, len(t.data.HeldOut))]
-		inputs := make([][]int32, len(windows))
-		for i, w := range windows {
-			inputs[i] = w[:len(w)-1]
-		}
-		err := t.net.Forward(ctx, inputs, func(seq, first int, logits *kernels.Tensor) error {
+		err := t.net.Forward(ctx, predictors(windows), func(seq, first int, logits *kernels.Tensor) error {
 			values := make([]float64, logits.Rows)
 			err := parallel.Rows(ctx, t.o.Threads, logits.Rows, logits.Cols, func() func(int) error {
 				return func(i int) error {

@@ -80,7 +80,10 @@ func (d *distillation) describe(o *distillOptions) {
 		Batch: d.options.Batch, Steps: d.options.Schedule.Steps, Rate: d.options.Schedule.Rate, Seed: o.seed,
 	}
 	r.Epochs = float64(r.Steps) * float64(r.Batch) / float64(r.Windows)
-	if d.loss.Teaches() {
+	switch {
+	case o.layerwise:
+		r.Loss = "layerwise"
+	case d.loss.Teaches():
 		r.Temperature, r.Alpha = d.loss.Temperature, d.loss.Alpha
 	}
 	if d.teacherWeights != nil {
