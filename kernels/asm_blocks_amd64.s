@@ -426,7 +426,7 @@ DATA word00000008<>+0(SB)/4, $0x00000008
 GLOBL word00000008<>(SB), RODATA|NOPTR, $4
 
 // func dotsQ4_0AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ4_0AVX2(SB), NOSPLIT, $8-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -451,6 +451,7 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
 	VPBROADCASTW (R8), X6
 	VCVTPH2PS    X6, Y6
 	VPMOVZXBD    2(R8), Y7
@@ -547,7 +548,7 @@ loopdone:
 	RET
 
 // func dotsQ4_1AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ4_1AVX2(SB), NOSPLIT, $8-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -571,6 +572,7 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
 	VPBROADCASTW (R8), X5
 	VCVTPH2PS    X5, Y5
 	VPBROADCASTW 2(R8), X6
@@ -709,7 +711,7 @@ DATA bitsOfBytes<>+28(SB)/4, $0x80402010
 GLOBL bitsOfBytes<>(SB), RODATA|NOPTR, $32
 
 // func dotsQ5_0AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ5_0AVX2(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -737,6 +739,7 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
 	VMOVDQU      6(R8), X9
 	VPSRLW       $0x04, X9, X10
 	VINSERTI128  $0x01, X10, Y9, Y9
@@ -862,7 +865,7 @@ DATA word10101010<>+0(SB)/4, $0x10101010
 GLOBL word10101010<>(SB), RODATA|NOPTR, $4
 
 // func dotsQ5_1AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ5_1AVX2(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -890,6 +893,7 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
 	VMOVDQU      8(R8), X9
 	VPSRLW       $0x04, X9, X10
 	VINSERTI128  $0x01, X10, Y9, Y9
@@ -1010,7 +1014,7 @@ DATA iq4NLBytes<>+12(SB)/4, $0x71594535
 GLOBL iq4NLBytes<>(SB), RODATA|NOPTR, $16
 
 // func dotsIQ4_NLAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsIQ4_NLAVX2(SB), NOSPLIT, $0-48
 	MOVQ           dst+0(FP), AX
 	MOVQ           x+8(FP), CX
@@ -1035,6 +1039,7 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
 	VMOVDQU      2(R8), X6
 	VPSRLW       $0x04, X6, X7
 	VINSERTI128  $0x01, X7, Y6, Y6
@@ -1432,7 +1437,7 @@ DATA word80000000<>+0(SB)/4, $0x80000000
 GLOBL word80000000<>(SB), RODATA|NOPTR, $4
 
 // func dotsQ2_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ2_KAVX2(SB), NOSPLIT, $128-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -1457,6 +1462,8 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
 	VMOVDQU      (R8), X6
 	VPSRLW       $0x04, X6, X7
 	VPAND        X0, X6, X6
@@ -2127,7 +2134,7 @@ DATA word20202020<>+0(SB)/4, $0x20202020
 GLOBL word20202020<>(SB), RODATA|NOPTR, $4
 
 // func dotsQ3_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ3_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -2153,6 +2160,8 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
 	MOVL         96(R8), R11
 	ANDL         $0x0f0f0f0f, R11
 	MOVL         104(R8), R12
@@ -2728,7 +2737,7 @@ loopdone:
 	RET
 
 // func dotsQ4_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ4_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -2753,6 +2762,9 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
+	PREFETCHT0   2176(R8)
 	MOVL         12(R8), R11
 	MOVL         4(R8), R12
 	MOVL         R12, R13
@@ -3378,7 +3390,7 @@ loopdone:
 	RET
 
 // func dotsQ5_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ5_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -3404,6 +3416,9 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
+	PREFETCHT0   2176(R8)
 	MOVL         12(R8), R11
 	MOVL         4(R8), R12
 	MOVL         R12, R13
@@ -4080,7 +4095,7 @@ DATA word30303030<>+0(SB)/4, $0x30303030
 GLOBL word30303030<>(SB), RODATA|NOPTR, $4
 
 // func dotsQ6_KAVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, F16C, FMA3
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ6_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -4106,6 +4121,10 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
+	PREFETCHT0   2176(R8)
+	PREFETCHT0   2240(R8)
 	VMOVDQU      192(R8), X7
 	VPBROADCASTW 208(R8), X8
 	VCVTPH2PS    X8, Y8
@@ -4843,7 +4862,7 @@ DATA codesFrom8<>+60(SB)/4, $0x40e00000
 GLOBL codesFrom8<>(SB), RODATA|NOPTR, $64
 
 // func dotsQ4_0AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ4_0AVX512(SB), NOSPLIT, $8-48
 	MOVQ    dst+0(FP), AX
 	MOVQ    x+8(FP), CX
@@ -4867,6 +4886,7 @@ rows:
 	JLT    rest
 
 units:
+	PREFETCHT0   2048(R8)
 	VPBROADCASTW (R8), X5
 	VCVTPH2PS    X5, X5
 	VMOVSS       X5, (SP)
@@ -4982,7 +5002,7 @@ DATA codesFrom0<>+60(SB)/4, $0x41700000
 GLOBL codesFrom0<>(SB), RODATA|NOPTR, $64
 
 // func dotsQ4_1AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ4_1AVX512(SB), NOSPLIT, $8-48
 	MOVQ    dst+0(FP), AX
 	MOVQ    x+8(FP), CX
@@ -5006,6 +5026,7 @@ rows:
 	JLT    rest
 
 units:
+	PREFETCHT0   2048(R8)
 	VPBROADCASTW (R8), X5
 	VCVTPH2PS    X5, X5
 	VMOVSS       X5, (SP)
@@ -5126,7 +5147,7 @@ loopdone:
 	RET
 
 // func dotsQ5_0AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ5_0AVX512(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -5154,6 +5175,7 @@ rows:
 	JLT    rest
 
 units:
+	PREFETCHT0   2048(R8)
 	VMOVDQU      6(R8), X9
 	VPSRLW       $0x04, X9, X10
 	VINSERTI128  $0x01, X10, Y9, Y9
@@ -5299,7 +5321,7 @@ loopdone:
 	RET
 
 // func dotsQ5_1AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ5_1AVX512(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -5327,6 +5349,7 @@ rows:
 	JLT    rest
 
 units:
+	PREFETCHT0   2048(R8)
 	VMOVDQU      8(R8), X9
 	VPSRLW       $0x04, X9, X10
 	VINSERTI128  $0x01, X10, Y9, Y9
@@ -5483,7 +5506,7 @@ DATA iq4NLNumbers<>+60(SB)/4, $0x42e20000
 GLOBL iq4NLNumbers<>(SB), RODATA|NOPTR, $64
 
 // func dotsIQ4_NLAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsIQ4_NLAVX512(SB), NOSPLIT, $8-48
 	MOVQ    dst+0(FP), AX
 	MOVQ    x+8(FP), CX
@@ -5507,6 +5530,7 @@ rows:
 	JLT    rest
 
 units:
+	PREFETCHT0   2048(R8)
 	VPBROADCASTW (R8), X5
 	VCVTPH2PS    X5, X5
 	VMOVSS       X5, (SP)
@@ -5721,7 +5745,7 @@ loopdone:
 	RET
 
 // func dotsQ2_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ2_KAVX512(SB), NOSPLIT, $128-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -5746,6 +5770,8 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
 	VMOVDQU      (R8), X6
 	VPSRLW       $0x04, X6, X7
 	VPAND        X0, X6, X6
@@ -6093,7 +6119,7 @@ loopdone:
 	RET
 
 // func dotsQ3_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ3_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -6119,6 +6145,8 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
 	MOVL         96(R8), R11
 	ANDL         $0x0f0f0f0f, R11
 	MOVL         104(R8), R12
@@ -6435,7 +6463,7 @@ loopdone:
 	RET
 
 // func dotsQ4_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ4_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -6460,6 +6488,9 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
+	PREFETCHT0   2176(R8)
 	MOVL         12(R8), R11
 	MOVL         4(R8), R12
 	MOVL         R12, R13
@@ -6783,7 +6814,7 @@ loopdone:
 	RET
 
 // func dotsQ5_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ5_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -6809,6 +6840,9 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
+	PREFETCHT0   2176(R8)
 	MOVL         12(R8), R11
 	MOVL         4(R8), R12
 	MOVL         R12, R13
@@ -7175,7 +7209,7 @@ loopdone:
 	RET
 
 // func dotsQ6_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
-// Requires: AVX, AVX2, AVX512DQ, AVX512F
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ6_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -7201,6 +7235,10 @@ rows:
 	JZ     unitsdone
 
 units:
+	PREFETCHT0   2048(R8)
+	PREFETCHT0   2112(R8)
+	PREFETCHT0   2176(R8)
+	PREFETCHT0   2240(R8)
 	VMOVDQU      192(R8), X7
 	VPBROADCASTW 208(R8), Y8
 	VCVTPH2PS    Y8, Z8

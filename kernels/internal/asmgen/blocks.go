@@ -92,6 +92,7 @@ func (g *gen) dots(f format) {
 			g.SUBQ(operand.Imm(uint64(unroll)), left)
 			g.JLT(operand.LabelRef("rest"))
 			g.Label("units")
+			g.prefetch(f, at, unroll)
 			for u := range unroll {
 				unit(u)
 			}
@@ -109,6 +110,7 @@ func (g *gen) dots(f format) {
 			g.Label("sum")
 		} else {
 			g.count("units", left, func() {
+				g.prefetch(f, at, 1)
 				unit(0)
 				g.move(at, f.bytes)
 				g.move(from, f.values*4)
@@ -122,6 +124,21 @@ func (g *gen) dots(f format) {
 		g.ADDQ(stride, w)
 	})
 	g.end()
+}
+
+// ahead is how far before they are used weights are asked for. The machine's own
+// prefetching stops at the end of each page of 4096 bytes, and begins anew.
+const ahead = 2048
+
+// prefetch asks for the units that come ahead bytes after those at a pointer.
+// Types of 8 bits and more are read so fast that it would be in the way.
+func (g *gen) prefetch(f format, at reg.GPVirtual, units int) {
+	if f.bytes >= f.values {
+		return
+	}
+	for i := 0; i < units*f.bytes; i += 64 {
+		g.PREFETCHT0(mem(at, ahead+i))
+	}
 }
 
 func mem(p reg.Register, disp int) operand.Mem { return operand.Mem{Base: p, Disp: disp} }
