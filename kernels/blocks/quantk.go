@@ -1,5 +1,9 @@
 package blocks
 
+import "encoding/binary"
+
+var le = binary.LittleEndian
+
 // affineK is a K type whose sub-blocks have a scale and a minimum.
 type affineK struct {
 	sub             int // values in a sub-block
@@ -160,9 +164,9 @@ func (k *affineK) requantize(b *affineBlock, block []byte, x []float32) {
 // the next 32 in the high ones.
 func putCodesQ4K(dst []byte, codes []uint8) {
 	for pair := range 4 {
-		c := codes[64*pair:][:64]
-		for i := range 32 {
-			dst[32*pair+i] = c[i] | c[i+32]<<4
+		c, d := codes[64*pair:][:64], dst[32*pair:][:32]
+		for i := 0; i < 32; i += 8 { // eight bytes at a time: no bit leaves its own
+			le.PutUint64(d[i:], le.Uint64(c[i:])|le.Uint64(c[i+32:])<<4)
 		}
 	}
 }
@@ -209,9 +213,9 @@ func part(importance []float32, at int) []float32 {
 // each half.
 func putCodes2(dst []byte, codes []uint8) {
 	for h := range 2 {
-		c := codes[128*h:][:128]
-		for i := range 32 {
-			dst[32*h+i] = c[i] | c[i+32]<<2 | c[i+64]<<4 | c[i+96]<<6
+		c, d := codes[128*h:][:128], dst[32*h:][:32]
+		for i := 0; i < 32; i += 8 {
+			le.PutUint64(d[i:], le.Uint64(c[i:])|le.Uint64(c[i+32:])<<2|le.Uint64(c[i+64:])<<4|le.Uint64(c[i+96:])<<6)
 		}
 	}
 }
