@@ -78,15 +78,15 @@ smaller model of the same family, which transformers and llama.cpp run faster:
   --structured ffn     feed-forward neurons, as many in every block
   --structured hidden  channels of the residual stream, in the whole model
   --structured layers  whole layers
-Text shows what matters: those heads and neurons stay without which the output
-changes most once the others have made up for them (arXiv 2302.04089), channels
-with the largest activations (arXiv 2407.14679), layers that turn the residual
-stream most (arXiv 2403.03853); --importance says otherwise, as taylor: what the
-loss changes most without (arXiv 1906.10771). Then down, or o and down, are fitted block
-after block so that the residual stream becomes what it was. How much goes is
-said by one of --sparsity (a share of the parts; the nearest number that there
-can be), --remove, --target-params, --target-size and --nested. Quantized
-models do not come apart: prune first, then quantize.
+Text shows what matters: heads, neurons and channels with the largest activations
+stay (arXiv 2407.14679), and layers that turn the residual stream most (arXiv
+2403.03853). --importance says otherwise: reconstruction keeps those heads and
+neurons whose loss the others make up for least (arXiv 2302.04089), taylor what
+the loss changes most without (arXiv 1906.10771). Then down, or o and down, are
+fitted block after block so that the residual stream becomes what it was. How
+much goes is said by one of --sparsity (a share of the parts; the nearest number
+that there can be), --remove, --target-params, --target-size and --nested.
+Quantized models do not come apart: prune first, then quantize.
 
 Without MODEL the built-in demo model is pruned, measured, and written only with
 -o. With --text FILE the model is measured before and after.`,

@@ -44,7 +44,7 @@ func (o *structuredOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.targetSize, "target-size", "", "remove as few as leave at most this size: 200MB")
 	flags.Float64SliceVar(&o.nested, "nested", nil, "write a model for each of these `shares` that are left, from one ranking: 0.75,0.5")
 	flags.IntVar(&o.multiple, "multiple", structured.DefaultMultiple, "ffn, hidden: what widths are multiples of; 256 for llama.cpp's K-quants")
-	flags.StringVar(&o.importance, "importance", "", "what stays: heads, ffn: reconstruction, activations or taylor; hidden: activations or taylor; layers: influence or taylor (default the first)")
+	flags.StringVar(&o.importance, "importance", "", "what stays: heads, ffn: activations, reconstruction or taylor; hidden: activations or taylor; layers: influence or taylor (default the first)")
 	flags.BoolVar(&o.noRepair, "no-repair", false, "do not fit what is left to make up for what is gone")
 	putUnder(topicStructured, flags, "structured", "remove", "target-params", "target-size", "nested", "multiple", "importance", "no-repair")
 }

@@ -114,7 +114,7 @@ func (a Axis) Importances() []Importance {
 	case Layers:
 		return []Importance{Influence, Taylor}
 	}
-	return []Importance{Reconstruction, Activations, Taylor}
+	return []Importance{Activations, Reconstruction, Taylor}
 }
 
 // RankOptions are how [Rank] works.
