@@ -32,12 +32,17 @@ type Inputs struct {
 	MeanSquare []float32 // [in] mean of x² of each input channel
 	MeanAbs    []float32 // [in] mean of |x|
 	MaxAbs     []float32 // [in] largest |x|
-	Hessian    []float32 // [in, in] X Xᵀ over all tokens, symmetric; nil unless asked for
+	Hessian    []float32 // [in, in] X Xᵀ over all tokens, symmetric; nil unless asked for; see Options.FirstToken
 }
 
 // Options are what Walk can be told.
 type Options struct {
 	Hessian bool // gather Inputs.Hessian
+	// FirstToken makes the first token of each window count as this share of the
+	// window's tokens more in the Hessian of q, k and v. Most tokens attend to the
+	// first, whatever it is (attention sinks, arXiv 2309.17453): an error of its
+	// key is an error of every token's attention.
+	FirstToken float64
 	// Final visits what the final norm puts out, too, which the head multiplies.
 	Final bool
 	// Unchanged is set when the visitor leaves all weights as they are, which
@@ -393,6 +398,9 @@ func (w *walk) gather(ctx context.Context, i int, pass []input, through bool) ([
 	gatherers := map[inputKey]*gatherer{}
 	for _, in := range pass {
 		g := newGatherer(w.dev, in.to, int(in.width), w.options.Hessian)
+		if slices.Contains(in.to.Roles, model.K) {
+			g.first = w.options.FirstToken
+		}
 		gatherers[keyOf(in.to)] = g
 		all = append(all, g)
 	}

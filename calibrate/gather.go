@@ -18,6 +18,7 @@ type gatherer struct {
 	abs     []float64       // [in]
 	largest []float32       // [in]
 	hessian *kernels.Tensor // [in, in], on and above the diagonal; or nil
+	first   float64         // Options.FirstToken, where it applies
 	bad     error           // the first number that is not finite
 }
 
@@ -66,7 +67,24 @@ func (g *gatherer) add(x *kernels.Tensor) {
 	g.tokens += x.Rows
 	if g.hessian != nil {
 		g.dev.AddGram(g.hessian, x)
+		g.addFirst(values[:x.Cols], x.Rows)
 	}
+}
+
+// addFirst makes the first of a window's rows count as a share of them more.
+func (g *gatherer) addFirst(row []float32, rows int) {
+	if g.first == 0 {
+		return
+	}
+	scale := float32(math.Sqrt(g.first * float64(rows)))
+	scaled := make([]float32, len(row))
+	for c, v := range row {
+		scaled[c] = scale * v
+	}
+	x := g.dev.NewTensor(1, len(row))
+	g.dev.Write(x, scaled)
+	g.dev.AddGram(g.hessian, x)
+	g.dev.Free(x)
 }
 
 // read returns what is in a tensor, where it lies if that is this machine's

@@ -1,6 +1,7 @@
 package calibrate
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -30,6 +31,68 @@ func TestGatherMeans(t *testing.T) {
 	}
 	if !slices.Equal(in.MaxAbs, []float32{3, 6, 0}) {
 		t.Errorf("got largest |x| %v", in.MaxAbs)
+	}
+}
+
+// TestFirstToken expects the first row of every window in the Hessian once more,
+// times a share of the window's rows, and means that know nothing of it.
+func TestFirstToken(t *testing.T) {
+	dev := kernels.NewCPU(1)
+	defer dev.Close()
+	gather := func(share float64) *Inputs {
+		g := newGatherer(dev, model.Input{Roles: []model.Role{model.Q, model.K, model.V}}, 2, true)
+		g.first = share
+		for _, rows := range [][]float32{{1, 2, 3, 0, 0, 1, 1, 1}, {-1, 3, 2, 2}} {
+			x := dev.NewTensor(len(rows)/2, 2)
+			dev.Write(x, rows)
+			g.add(x)
+		}
+		in, err := g.inputs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return in
+	}
+	plain, weighed := gather(0), gather(0.5)
+	if want := []float32{16, 4, 4, 19}; !slices.Equal(plain.Hessian, want) {
+		t.Errorf("X Xᵀ is %v, want %v", plain.Hessian, want)
+	}
+	// 2 (1, 2)(1, 2)ᵀ of the window of 4 and 1 (-1, 3)(-1, 3)ᵀ of that of 2.
+	want := []float32{16 + 2 + 1, 4 + 4 - 3, 4 + 4 - 3, 19 + 8 + 9}
+	near(t, "weighed X Xᵀ", weighed.Hessian, want, func(i int) float32 { return want[i] })
+	if !slices.Equal(weighed.MeanSquare, plain.MeanSquare) || weighed.Tokens != 6 {
+		t.Errorf("of %d tokens the mean x² is %v, want 6 and %v", weighed.Tokens, weighed.MeanSquare, plain.MeanSquare)
+	}
+}
+
+// TestFirstTokenOfKeys expects the weight of first tokens in what q, k and v
+// take, and there alone.
+func TestFirstTokenOfKeys(t *testing.T) {
+	w, tok := tiny(t, small)
+	windows, err := Windows(tok, strings.Repeat(sentence, 10), Sampling{Samples: 2, Context: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hessians := func(share float64) (list [][]float32, keys []bool) {
+		dev := kernels.NewCPU(2)
+		defer dev.Close()
+		o := Options{Hessian: true, FirstToken: share, Unchanged: true}
+		err := Walk(context.Background(), dev, w, windows, o, func(_ context.Context, _ int, roles []model.Role, in *Inputs) error {
+			list = append(list, slices.Clone(in.Hessian))
+			keys = append(keys, slices.Contains(roles, model.K))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list, keys
+	}
+	plain, keys := hessians(0)
+	weighed, _ := hessians(0.25)
+	for i := range plain {
+		if same := slices.Equal(plain[i], weighed[i]); same == keys[i] {
+			t.Errorf("input %d of keys: %v, its Hessian stays: %v", i, keys[i], same)
+		}
 	}
 }
 

@@ -249,6 +249,14 @@ func (m AWQScaler) Cost(rows, cols int) calibrate.Cost {
 	return cost
 }
 
+// FirstTokenShare is the Rounder's; see [TokenWeigher].
+func (m AWQScaler) FirstTokenShare() float64 {
+	if rounder, ok := m.Rounder.(TokenWeigher); ok {
+		return rounder.FirstTokenShare()
+	}
+	return 0
+}
+
 // Quantize rounds l.Weight, scaled already; see [Method].
 func (m AWQScaler) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, error) {
 	if err := s.Check(); err != nil {

@@ -13,6 +13,16 @@ import (
 // its diagonal, section 3.3 of arXiv 2210.17323.
 const DefaultDamp = solve.DefaultDamp
 
+// DefaultFirstToken is how much the first token of a window of calibration text
+// counts in q, k and v, as a share of the window's tokens. Without it GPTQ moves
+// errors to where the inputs of one token in hundreds are, and with them the
+// keys that most tokens attend to. With only the attention's linears of
+// SmolLM2-135M rounded to 4 bits, the mean KL divergence on 1022 tokens is 0.142
+// without, above round-to-nearest's 0.108, and 0.044 with a share of 0.2. The
+// inputs of o, gate and down are better left alone: there the first token's, which
+// can be huge, would drown the others.
+const DefaultFirstToken = 0.25
+
 // gptqBlock is how many columns are fixed before their errors reach the
 // columns after them in one matrix product. Ranges of groups are chosen from
 // weights that carry the errors of earlier blocks, not yet those of their own,
@@ -33,6 +43,8 @@ type GPTQSolver struct {
 	// first, DefaultDamp when 0. It is doubled until the Hessian is positive
 	// definite.
 	Damp float64
+	// FirstToken is [calibrate.Options.FirstToken] of the Hessian it needs.
+	FirstToken float64
 	// ActOrder fixes the columns with the largest inputs first. Groups are then
 	// of columns that follow each other in that order, unless StaticGroups keeps
 	// those of the file, with ranges chosen before any column is fixed.
@@ -53,6 +65,9 @@ func (m GPTQSolver) Name() string {
 
 // Needs returns NeedsHessian.
 func (GPTQSolver) Needs() Needs { return NeedsHessian }
+
+// FirstTokenShare returns m.FirstToken; see [TokenWeigher].
+func (m GPTQSolver) FirstTokenShare() float64 { return m.FirstToken }
 
 // Quantize rounds l.Weight; see [Method].
 func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, error) {

@@ -13,6 +13,7 @@ type Options struct {
 
 	// Of methods that solve against a Hessian; see [GPTQSolver].
 	Damp         float64
+	FirstToken   float64
 	ActOrder     bool
 	StaticGroups bool
 	Zeros        Zeros

@@ -68,12 +68,21 @@ type Coster interface {
 	Cost(rows, cols int) calibrate.Cost
 }
 
+// TokenWeigher is a [Method] for whose Hessians tokens do not count alike.
+type TokenWeigher interface {
+	// FirstTokenShare is [calibrate.Options.FirstToken].
+	FirstTokenShare() float64
+}
+
 // CalibrationOptions is what a walk has to gather, to plan and to keep for the
 // run's method.
 func (r *Run) CalibrationOptions() calibrate.Options {
 	o := calibrate.Options{
 		Hessian: r.method.Needs()&NeedsHessian != 0, Final: r.roundsHead(),
 		Save: r.save, Load: r.load,
+	}
+	if m, ok := r.method.(TokenWeigher); ok {
+		o.FirstToken = m.FirstTokenShare()
 	}
 	if m, ok := r.method.(Coster); ok {
 		o.Solve = m.Cost

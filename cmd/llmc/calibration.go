@@ -19,6 +19,7 @@ import (
 type calibrationOptions struct {
 	sampleOptions
 	damp         float64
+	firstToken   float64
 	actOrder     bool
 	staticGroups bool
 	imatrix      string
@@ -26,7 +27,7 @@ type calibrationOptions struct {
 }
 
 // calibrationFlags are their names.
-var calibrationFlags = append([]string{"damp", "act-order", "static-groups"}, sampleFlags...)
+var calibrationFlags = append([]string{"damp", "first-token", "act-order", "static-groups"}, sampleFlags...)
 
 // importanceFlags are those of calibrationFlags that gathering an importance
 // matrix takes.
@@ -38,12 +39,13 @@ func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.imatrix, "imatrix", "", "rtn, GGUF: weigh errors by this importance matrix, made by llmc or llama-imatrix")
 	flags.StringVar(&o.saveImatrix, "save-imatrix", "", "rtn, GGUF: write the importance matrix of --calibration; .dat for the older form")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
+	flags.Float64Var(&o.firstToken, "first-token", quantize.DefaultFirstToken, "gptq: how much more the first token of a window counts in q, k and v, which most others attend to: as this share of the window's tokens; 0 for like others")
 	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
 }
 
 // gptqFlags are those of calibrationFlags that only GPTQ looks at.
-var gptqFlags = []string{"damp", "act-order", "static-groups"}
+var gptqFlags = []string{"damp", "first-token", "act-order", "static-groups"}
 
 // settle checks the flags against the job's method and format. path is the
 // model's.
@@ -66,6 +68,8 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 	switch {
 	case !(o.damp > 0 && o.damp <= 1):
 		return fault.Usage("--damp is %g, allowed is more than 0, up to 1", o.damp)
+	case !(o.firstToken >= 0 && o.firstToken <= 100):
+		return fault.Usage("--first-token is %g, allowed is 0 to 100", o.firstToken)
 	case job.target == quantize.GGUF && o.actOrder:
 		return fault.Hint(fault.Usage("--act-order does not go with GGUF, whose blocks are of neighbouring columns"), "leave it out")
 	case o.staticGroups && !o.actOrder:
@@ -129,6 +133,7 @@ func (q *quantization) walk(o *calibrationOptions, samples int) (calibrate.Optio
 type calibrationReport struct {
 	sampleReport
 	Damp         float64 `json:"damp"`
+	FirstToken   float64 `json:"first_token"`
 	ActOrder     bool    `json:"act_order"`
 	StaticGroups bool    `json:"static_groups"`
 }
@@ -142,7 +147,7 @@ func (q *quantization) read(ui *ui, c *calibrationOptions, text eval.Text) (*sam
 		}
 	}
 	s := q.job.sample
-	q.report.Calibration = &calibrationReport{s.report, c.damp, c.actOrder, c.staticGroups}
+	q.report.Calibration = &calibrationReport{s.report, c.damp, c.firstToken, c.actOrder, c.staticGroups}
 	return s, nil
 }
 

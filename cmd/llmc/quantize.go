@@ -198,7 +198,7 @@ func (o *quantizeOptions) settle(global *globalOptions, args []string) (*quantiz
 	}
 	if job.method, err = quantize.NewMethod(o.method, quantize.Options{
 		Clip: clip, Threads: global.threads,
-		Damp: o.calibration.damp, ActOrder: o.calibration.actOrder, StaticGroups: o.calibration.staticGroups,
+		Damp: o.calibration.damp, FirstToken: o.calibration.firstToken, ActOrder: o.calibration.actOrder, StaticGroups: o.calibration.staticGroups,
 		Zeros: job.zeros, Pruner: job.pruner.option(),
 	}); err != nil {
 		return nil, err

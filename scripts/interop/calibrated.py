@@ -41,7 +41,7 @@ def main():
         for t in types or TYPES:
             theirs, ours = at / f"theirs-{t}.gguf", at / f"ours-{t}.gguf"
             tool(tools, "llama-quantize", "--imatrix", imatrix, source, theirs, t, 2)
-            llmc("quantize", source, "--type", t, "--method", "gptq", "--calibration", calibration,
+            llmc("quantize", source, "--type", t, "--method", "gptq", "--first-token", 0, "--calibration", calibration,
                  "--calibration-context", context, "--samples", 1 << 30, "-o", ours, "--quiet")
             _, their, our = evaluate([source, theirs, ours], text, context)
             c.check(f"{t}: size", our["size_bytes"] <= their["size_bytes"], f"{our['size_bytes']} bytes, reference {their['size_bytes']}")
