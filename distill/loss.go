@@ -147,11 +147,8 @@ func crossEntropy(z []float32, next int32, weight float64) float64 {
 		return poison(z)
 	}
 	value := d.LogSum - float64(z[next])
+	d.LogSum -= math.Log(weight) // so that exponentials come out weighted
 	kernels.Softmax(z, d)
-	w := float32(weight)
-	for i := range z {
-		z[i] *= w
-	}
 	// 1 - p of the token itself, without cancellation when p is almost 1.
 	z[next] = float32(weight * math.Expm1(-value))
 	return value

@@ -103,6 +103,22 @@ const wasteful = 8
 // NewTensor returns a zeroed tensor of shape [rows, cols], in memory of a freed
 // one where that fits.
 func (c *CPU) NewTensor(rows, cols int) *Tensor {
+	t, used := c.take(rows, cols)
+	if used {
+		clear(t.Data)
+	}
+	return t
+}
+
+// NewResult is NewTensor for what an operation will set all of: what is in it is
+// not defined.
+func (c *CPU) NewResult(rows, cols int) *Tensor {
+	t, _ := c.take(rows, cols)
+	return t
+}
+
+// take returns a tensor and whether its memory was used before.
+func (c *CPU) take(rows, cols int) (t *Tensor, used bool) {
 	n := rows * cols
 	best := -1
 	for i, t := range c.free {
@@ -112,14 +128,13 @@ func (c *CPU) NewTensor(rows, cols int) *Tensor {
 		}
 	}
 	if best < 0 {
-		return &Tensor{Rows: rows, Cols: cols, Data: alignedFloats(n)}
+		return &Tensor{Rows: rows, Cols: cols, Data: alignedFloats(n)}, false
 	}
-	t := c.free[best]
+	t = c.free[best]
 	last := len(c.free) - 1
 	c.free[best], c.free = c.free[last], c.free[:last]
 	t.Rows, t.Cols, t.Data = rows, cols, t.Data[:n]
-	clear(t.Data)
-	return t
+	return t, true
 }
 
 // maxFree is how many freed tensors are kept: more than one forward pass uses.

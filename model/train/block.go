@@ -78,7 +78,7 @@ func (n *Network) blockForward(i int, s *activations, lengths []int, x, out *ker
 	n.linear(resize(&s.gate, x.Rows, c.FFN), i, model.Gate, in)
 	n.linear(resize(&s.up, x.Rows, c.FFN), i, model.Up, in)
 	d.Free(in)
-	inner := d.NewTensor(x.Rows, c.FFN)
+	inner := d.NewResult(x.Rows, c.FFN)
 	d.Gate(inner, s.gate, s.up, c.Activation)
 	n.addLinear(out, s.middle, &s.ffnOut, i, model.Down, model.PostFFNNorm, inner)
 	d.Free(inner)
@@ -135,7 +135,7 @@ func (n *Network) rotate(x *kernels.Tensor, lengths []int, rope *kernels.Rope) {
 
 // normed returns x normalized; the caller frees it.
 func (n *Network) normed(i int, r model.Role, x *kernels.Tensor) *kernels.Tensor {
-	y := n.dev.NewTensor(x.Rows, x.Cols)
+	y := n.dev.NewResult(x.Rows, x.Cols)
 	n.normTo(y, i, r, x)
 	return y
 }
@@ -156,7 +156,7 @@ func (n *Network) linear(dst *kernels.Tensor, i int, r model.Role, x *kernels.Te
 // addLinear sets out to base plus what a linear makes of x, normalized first in
 // families that do so: then raw keeps what was normalized.
 func (n *Network) addLinear(out, base *kernels.Tensor, raw **kernels.Tensor, i int, r, post model.Role, x *kernels.Tensor) {
-	y := n.dev.NewTensor(x.Rows, n.cfg.Hidden)
+	y := n.dev.NewResult(x.Rows, n.cfg.Hidden)
 	n.linear(y, i, r, x)
 	if n.cfg.Family.PostNorms {
 		copy(resize(raw, y.Rows, y.Cols).Data, y.Data)
@@ -175,7 +175,7 @@ func (n *Network) blockBackward(i int, s *activations, lengths []int, x, grad *k
 	c, d := &n.cfg, n.dev
 
 	// Feed-forward: out = middle + [norm] down(act(gate) * up).
-	inner := d.NewTensor(x.Rows, c.FFN)
+	inner := d.NewResult(x.Rows, c.FFN)
 	d.Gate(inner, s.gate, s.up, c.Activation)
 	dinner := d.NewTensor(x.Rows, c.FFN)
 	n.addLinearBackward(i, model.Down, model.PostFFNNorm, s.ffnOut, inner, grad, dinner)
@@ -192,7 +192,7 @@ func (n *Network) blockBackward(i int, s *activations, lengths []int, x, grad *k
 	// Attention: middle = x + [norm] o(attention(q, k, v)).
 	dmixed := d.NewTensor(s.mixed.Rows, s.mixed.Cols)
 	n.addLinearBackward(i, model.O, model.PostAttnNorm, s.attnOut, s.mixed, grad, dmixed)
-	dq, dk, dv := d.NewTensor(s.q.Rows, s.q.Cols), d.NewTensor(s.k.Rows, s.k.Cols), d.NewTensor(s.v.Rows, s.v.Cols)
+	dq, dk, dv := d.NewResult(s.q.Rows, s.q.Cols), d.NewResult(s.k.Rows, s.k.Cols), d.NewResult(s.v.Rows, s.v.Cols)
 	d.AttentionGrad(dq, dk, dv, s.q, s.k, s.v, dmixed, lengths, n.attention(i))
 	d.Free(dmixed)
 	n.rotate(dq, lengths, n.back[i])

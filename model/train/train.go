@@ -351,7 +351,7 @@ func (n *Network) predict(ctx context.Context, b *batch, hidden *kernels.Tensor,
 			}
 			from, to := start+first, start+min(first+most, b.lengths[seq])
 			part := rows(hidden, from, to)
-			logits := n.dev.NewTensor(part.Rows, n.cfg.Vocab)
+			logits := n.dev.NewResult(part.Rows, n.cfg.Vocab)
 			n.dev.MatMul(logits, part, weight)
 			if n.cfg.LogitCap > 0 {
 				n.dev.SoftCap(logits, float32(n.cfg.LogitCap))
@@ -370,13 +370,13 @@ func (n *Network) predict(ctx context.Context, b *batch, hidden *kernels.Tensor,
 // of the last block.
 func (n *Network) lossGrad(ctx context.Context, b *batch, last, grad *kernels.Tensor, loss func(seq, first int, logits *kernels.Tensor) error) error {
 	norm, head := n.outer(model.FinalNorm), n.head()
-	normed := n.dev.NewTensor(last.Rows, last.Cols)
+	normed := n.dev.NewResult(last.Rows, last.Cols)
 	defer n.dev.Free(normed)
 	n.dev.RMSNorm(normed, last, norm.vector(), float32(n.cfg.NormEps))
 	err := n.predict(ctx, b, normed, func(seq, first, row int, hidden, logits *kernels.Tensor) error {
 		var capped *kernels.Tensor
 		if n.cfg.LogitCap > 0 {
-			capped = n.dev.NewTensor(logits.Rows, logits.Cols)
+			capped = n.dev.NewResult(logits.Rows, logits.Cols)
 			copy(capped.Data, logits.Data)
 			defer n.dev.Free(capped)
 		}
