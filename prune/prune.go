@@ -94,13 +94,13 @@ type Solution struct {
 }
 
 // Needs is what a method must know of a layer's inputs.
-type Needs uint8
+type Needs = calibrate.Needs
 
 // What a method can ask calibration for.
 const (
-	NeedsNothing    Needs = 0
-	NeedsMeanSquare Needs = 1
-	NeedsHessian    Needs = 2
+	NeedsNothing    = calibrate.NeedsNothing
+	NeedsMeanSquare = calibrate.NeedsMeanSquare
+	NeedsHessian    = calibrate.NeedsHessian
 )
 
 // Method sets weights of one layer to zero. Weights that are zero stay so. A

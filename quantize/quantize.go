@@ -27,13 +27,13 @@ type Layer struct {
 type Inputs = calibrate.Inputs
 
 // Needs is what a method must know of a layer's inputs.
-type Needs uint8
+type Needs = calibrate.Needs
 
 // What a method can ask calibration for.
 const (
-	NeedsNothing    Needs = 0
-	NeedsMeanSquare Needs = 1
-	NeedsHessian    Needs = 2
+	NeedsNothing    = calibrate.NeedsNothing
+	NeedsMeanSquare = calibrate.NeedsMeanSquare
+	NeedsHessian    = calibrate.NeedsHessian
 )
 
 // Method turns the weight of one layer into codes. A method keeps no state
