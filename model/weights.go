@@ -313,6 +313,15 @@ func (w *Weights) Bytes(id ID) int64 {
 	return n
 }
 
+// AllBytes is the size of all weights as they are stored.
+func (w *Weights) AllBytes() int64 {
+	var n int64
+	for _, id := range w.Config.IDs() {
+		n += w.Bytes(id)
+	}
+	return n
+}
+
 // Release lets go of the memory that a tensor of a mapped file takes, and what it
 // was replaced with. Both can be read again at any time.
 func (w *Weights) Release(id ID) {

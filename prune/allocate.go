@@ -273,15 +273,15 @@ func (r *Run) allocateBySensitivity(ctx context.Context, dev kernels.Device, win
 		}
 	}
 	tried := slices.Index(points, r.pattern.Sparsity)
-	p, err := newProbe(ctx, dev, r.weights, windows)
+	p, err := calibrate.NewProbe(ctx, dev, r.weights, excerpt(windows), calibrate.ProbeOptions{MaxMemory: o.MaxMemory})
 	if err != nil {
 		return err
 	}
-	defer p.free()
+	defer p.Free()
 	curves := map[model.ID][]float64{}
 	o.Unchanged, o.Hessian = true, true
 	err = calibrate.Walk(ctx, dev, r.weights, windows, o, func(ctx context.Context, block int, roles []model.Role, in *calibrate.Inputs) error {
-		if err := p.advance(ctx, block); err != nil {
+		if err := p.Advance(ctx, block); err != nil {
 			return err
 		}
 		for _, role := range roles {
@@ -313,8 +313,26 @@ func (r *Run) allocateBySensitivity(ctx context.Context, dev kernels.Device, win
 	return nil
 }
 
+// probeTokens is how many tokens a probe predicts at most.
+const probeTokens = 1024
+
+// excerpt returns the first windows, and of the last of them the beginning, with
+// probeTokens tokens in all.
+func excerpt(windows [][]int32) [][]int32 {
+	var list [][]int32
+	left := probeTokens
+	for _, ids := range windows {
+		ids = ids[:min(len(ids), left)]
+		if len(ids) == 0 {
+			break
+		}
+		list, left = append(list, ids), left-len(ids)
+	}
+	return list
+}
+
 // tryPruned is the divergence that pruning one linear makes.
-func (r *Run) tryPruned(ctx context.Context, p *probe, id model.ID, in *calibrate.Inputs) (float64, error) {
+func (r *Run) tryPruned(ctx context.Context, p *calibrate.Probe, id model.ID, in *calibrate.Inputs) (float64, error) {
 	w, err := r.weights.Matrix(id)
 	if err != nil {
 		return 0, err
@@ -324,7 +342,7 @@ func (r *Run) tryPruned(ctx context.Context, p *probe, id model.ID, in *calibrat
 	if err := (Wanda{}).Prune(ctx, l, r.pattern); err != nil {
 		return 0, err
 	}
-	return p.divergence(ctx, id, kernels.FromFloat32s(rows, cols, l.Weight), w)
+	return p.Linear(ctx, id, kernels.FromFloat32s(rows, cols, l.Weight), w)
 }
 
 // errorsAt returns a linear's squared output errors at some sparsities, relative

@@ -272,12 +272,12 @@ func TestLeanProbe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.lean != (memory > 0) {
-			t.Errorf("with %d bytes of memory, lean is %t", memory, p.lean)
+		if p.run.Lean() != (memory > 0) {
+			t.Errorf("with %d bytes of memory, lean is %t", memory, p.run.Lean())
 		}
 		var got []float64
 		for _, block := range []int{0, 1} {
-			if err := p.advance(ctx, block); err != nil {
+			if err := p.run.Advance(ctx, block); err != nil {
 				t.Fatal(err)
 			}
 			for _, role := range []model.Role{model.V, model.Down} {
@@ -294,7 +294,7 @@ func TestLeanProbe(t *testing.T) {
 		if !slices.Equal(got, want) || got[0] == got[1] {
 			t.Errorf("with %d bytes of memory, losses are %g, without a limit %g", memory, got, want)
 		}
-		p.free()
+		p.run.Free()
 	}
 }
 

@@ -5,36 +5,19 @@ import (
 	"fmt"
 	"slices"
 
-	"llmc/internal/fault"
+	"llmc/calibrate"
 	"llmc/kernels"
 	"llmc/model"
 )
 
-// maxProbeLogits bounds the reference's logits that a probe keeps: 128 MiB.
-const maxProbeLogits = 1 << 25
-
-// errLogits is what is wrong with a model before anything is rounded.
-var errLogits = fault.Invalid("the model's logits are not finite")
-
-// probe runs its windows through a model with one changed matrix at a time.
+// probe tries the schemes of one matrix after the other.
 type probe struct {
 	Probe
+	run        *calibrate.Probe
 	candidates Candidates
 	windows    [][]int32
 	tokens     int
-	dev        kernels.Device
 	weights    *model.Weights
-	model      *model.Model
-	state      *model.State
-	lean       bool // blocks are loaded as they are used, for want of memory
-	block      int
-	hidden     []*kernels.Tensor // by window, the input of block
-	every      int               // of every so many positions the prediction counts
-	base       []float32         // [positions, vocab] the unchanged model's logits
-	sums       []kernels.Distribution
-
-	changedID model.ID // of the linear that is another, while changed is not nil
-	changed   kernels.Matrix
 
 	// Floating-point operations: of the probe, of the walk that feeds it.
 	done, total         float64
@@ -42,168 +25,22 @@ type probe struct {
 }
 
 func newProbe(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*probe, error) {
-	if len(windows) == 0 {
-		return nil, fmt.Errorf("there are no windows to probe with")
+	pr := &probe{Probe: p, candidates: candidates, weights: w}
+	pr.windows = excerpt(windows, pr.affordable())
+	for _, ids := range pr.windows {
+		pr.tokens += len(ids)
 	}
-	lean := p.MaxMemory > 0 && weightBytes(w) > p.MaxMemory/2
-	open := model.New
-	if lean {
-		open = model.NewOutline
-	}
-	m, err := open(dev, w)
+	var err error
+	pr.run, err = calibrate.NewProbe(ctx, dev, w, pr.windows, calibrate.ProbeOptions{
+		MaxMemory: p.MaxMemory,
+		Block:     func(tokens int) { pr.advanced(pr.blockOperations(tokens)) },
+		Head:      func(positions int) { pr.advanced(pr.headOperations(positions)) },
+	})
 	if err != nil {
 		return nil, err
 	}
-	pr := &probe{Probe: p, candidates: candidates, dev: dev, weights: w, model: m, state: m.NewState(), every: 1, lean: lean}
-	pr.windows = excerpt(windows, pr.affordable())
-	for _, ids := range pr.windows {
-		if err := m.CheckIDs(ids); err != nil {
-			return nil, err
-		}
-		pr.tokens += len(ids)
-	}
-	pr.every = max(1, pr.tokens*w.Config.Vocab/maxProbeLogits)
 	pr.total = pr.operations()
-	pr.embed(m)
-	err = pr.through(ctx, 0, m, func(logits []float32) error {
-		d, ok := kernels.Summarize(logits)
-		if !ok {
-			return errLogits
-		}
-		pr.base, pr.sums = append(pr.base, logits...), append(pr.sums, d)
-		return nil
-	})
-	return pr, err
-}
-
-func (p *probe) free() {
-	p.release(p.hidden)
-	p.hidden = nil
-}
-
-// embed starts all windows anew.
-func (p *probe) embed(m *model.Model) {
-	p.free()
-	for _, ids := range p.windows {
-		p.hidden = append(p.hidden, m.Embed(ids))
-	}
-	p.block = 0
-}
-
-// advance takes the windows to the input of a block.
-func (p *probe) advance(ctx context.Context, block int) error {
-	for ; p.block < block; p.block++ {
-		if err := p.step(ctx, p.block, p.hidden); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// step takes windows through a block, with the changed linear if it is there.
-func (p *probe) step(ctx context.Context, block int, windows []*kernels.Tensor) error {
-	if p.lean {
-		if err := p.model.LoadBlock(p.weights, block); err != nil {
-			return err
-		}
-		defer p.drop(block)
-		if p.changed != nil && p.changedID.Block == block {
-			p.model.SetWeight(p.changedID, p.changed)
-		}
-	}
-	for _, x := range windows {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		p.state.Truncate(0)
-		p.model.Block(block, x, p.state)
-	}
-	p.advanced(p.blockOperations())
-	return nil
-}
-
-// drop lets go of a block's weights.
-func (p *probe) drop(block int) {
-	p.model.DropBlock(block)
-	for _, id := range p.weights.Config.IDs() {
-		if id.Block == block {
-			p.weights.Release(id)
-		}
-	}
-}
-
-// through runs windows from the input of block from to the end, without
-// changing hidden, and calls each with the logits of the positions that count.
-// ends is the model that has the last norm and the head.
-func (p *probe) through(ctx context.Context, from int, ends *model.Model, each func(logits []float32) error) error {
-	var windows []*kernels.Tensor
-	defer func() { p.release(windows) }()
-	for _, h := range p.hidden {
-		values := make([]float32, h.Rows*h.Cols)
-		p.dev.Read(values, h)
-		x := p.dev.NewTensor(h.Rows, h.Cols)
-		p.dev.Write(x, values)
-		windows = append(windows, x)
-	}
-	for b := from; b < p.model.Config().Blocks; b++ {
-		if err := p.step(ctx, b, windows); err != nil {
-			return err
-		}
-	}
-	for _, x := range windows {
-		values := make([]float32, x.Rows*x.Cols)
-		p.dev.Read(values, x)
-		if err := p.predict(values, x.Cols, ends, each); err != nil {
-			return err
-		}
-	}
-	p.advanced(p.headOperations())
-	return nil
-}
-
-func (p *probe) release(list []*kernels.Tensor) {
-	for _, x := range list {
-		p.dev.Free(x)
-	}
-}
-
-// predict calls each with the logits of the positions that count of values
-// [rows, cols], the last block's output.
-func (p *probe) predict(values []float32, cols int, ends *model.Model, each func(logits []float32) error) error {
-	rows := (len(values)/cols + p.every - 1) / p.every
-	for i := range rows {
-		copy(values[i*cols:][:cols], values[i*p.every*cols:][:cols])
-	}
-	x := p.dev.NewTensor(rows, cols)
-	defer p.dev.Free(x)
-	p.dev.Write(x, values[:rows*cols])
-	ends.Norm(x)
-	out := ends.Logits(x)
-	defer p.dev.Free(out)
-	logits := make([]float32, out.Rows*out.Cols)
-	p.dev.Read(logits, out)
-	for i := range rows {
-		if err := each(logits[i*out.Cols:][:out.Cols]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// divergence returns the mean divergence from the unchanged model's
-// predictions.
-func (p *probe) divergence(ctx context.Context, ends *model.Model) (float64, error) {
-	sum, n, vocab := 0.0, 0, p.model.Config().Vocab
-	err := p.through(ctx, p.block, ends, func(logits []float32) error {
-		d, ok := kernels.Summarize(logits)
-		if !ok {
-			return fmt.Errorf("the rounded model's logits are not finite")
-		}
-		sum += max(kernels.Divergence(p.base[n*vocab:][:vocab], logits, p.sums[n], d), 0)
-		n++
-		return nil
-	})
-	return sum / float64(max(n, 1)), err
+	return pr, nil
 }
 
 // try makes a sensitivity of a matrix's candidates, or nil for one that has
@@ -261,52 +98,26 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 
 // linear measures a linear of the block that the windows stand before.
 func (p *probe) linear(ctx context.Context, id model.ID, in *Inputs) (*Sensitivity, error) {
-	return p.try(ctx, id, in, func(w, q kernels.Matrix) (float64, error) {
-		p.changedID, p.changed = id, q
-		defer func() { p.changed = nil }()
-		if !p.lean {
-			p.model.SetWeight(id, q)
-			defer p.model.SetWeight(id, w)
-		}
-		return p.divergence(ctx, p.model)
-	})
+	return p.try(ctx, id, in, func(w, q kernels.Matrix) (float64, error) { return p.run.Linear(ctx, id, q, w) })
 }
 
 // ends measures the embedding or the head.
 func (p *probe) ends(ctx context.Context, id model.ID, in *Inputs) (*Sensitivity, error) {
-	return p.try(ctx, id, in, func(_, q kernels.Matrix) (float64, error) {
-		p.weights.Replace(id, q)
-		defer p.weights.Replace(id, nil)
-		m, err := model.NewOutline(p.dev, p.weights)
-		if err != nil {
-			return 0, err
-		}
-		p.embed(m)
-		return p.divergence(ctx, m)
-	})
+	return p.try(ctx, id, in, func(_, q kernels.Matrix) (float64, error) { return p.run.Ends(ctx, id, q) })
 }
 
 // memory estimates the most bytes that the probe takes, the program itself
 // included.
 func (p *probe) memory() int64 {
 	const program = 128 << 20
-	weights := weightBytes(p.weights)
-	if p.lean {
+	weights := p.weights.AllBytes()
+	if p.run.Lean() {
 		blocks := int64(p.weights.Config.Blocks)
 		ends := p.weights.Bytes(model.ID{Role: model.Embed, Block: -1}) + p.weights.Bytes(model.ID{Role: model.Head, Block: -1})
 		weights = ends + 2*(weights-ends)/max(blocks, 1)
 	}
-	logits := 4 * int64(len(p.base)) // and those of a window, twice
+	logits := p.run.Bytes() // and those of a window, twice
 	return program + weights + logits + 2*logits/int64(len(p.windows))
-}
-
-// weightBytes is the size of all weights as they are stored.
-func weightBytes(w *model.Weights) int64 {
-	sum := int64(0)
-	for _, id := range w.Config.IDs() {
-		sum += w.Bytes(id)
-	}
-	return sum
 }
 
 // weightError is the norm of W-Q relative to that of W.
@@ -329,8 +140,8 @@ func weightError(w, q kernels.Matrix) float64 {
 // hundred operations of a matrix product.
 const roundOperations = 500
 
-// blockOperations are those of taking the windows through a block.
-func (p *probe) blockOperations() float64 {
+// blockOperations are those of taking so many tokens through a block.
+func (p *probe) blockOperations(tokens int) float64 {
 	weights := 0
 	for _, id := range p.weights.Config.IDs() {
 		if id.Block == 0 && id.Role.IsLinear() && !id.Bias {
@@ -338,7 +149,7 @@ func (p *probe) blockOperations() float64 {
 			weights += shape[0] * shape[1]
 		}
 	}
-	return 2 * float64(p.tokens) * float64(weights)
+	return 2 * float64(tokens) * float64(weights)
 }
 
 // sampleOperations are those of rounding a matrix's sample and of its error.
@@ -346,35 +157,34 @@ func (p *probe) sampleOperations(cols int) float64 {
 	return sampledRows * float64(cols) * (roundOperations + float64(cols))
 }
 
-// headOperations are those of the predictions.
-func (p *probe) headOperations() float64 {
+// headOperations are those of so many predictions.
+func (p *probe) headOperations(positions int) float64 {
 	c := &p.weights.Config
-	return 2 * float64(p.tokens/p.every) * float64(c.Vocab*c.Hidden)
+	return 2 * float64(positions) * float64(c.Vocab*c.Hidden)
 }
 
-// runOperations are those of a run from a block to the predictions.
-func (p *probe) runOperations(from int) float64 {
-	return float64(p.weights.Config.Blocks-from)*p.blockOperations() + p.headOperations()
+// runOperations are those of a run of so many tokens from a block to the
+// predictions of so many positions.
+func (p *probe) runOperations(from, tokens, positions int) float64 {
+	return float64(p.weights.Config.Blocks-from)*p.blockOperations(tokens) + p.headOperations(positions)
 }
 
 // affordable is the number of tokens that all runs together take as long with as
 // they may.
 func (p *probe) affordable() int {
-	p.tokens = 1
 	runs := 0.0
 	for _, id := range p.weights.Config.IDs() {
 		if id.Role.IsMatrix() && !id.Bias {
-			runs += p.runOperations(max(id.Block, 0))
+			runs += p.runOperations(max(id.Block, 0), 1, 1)
 		}
 	}
-	p.tokens = 0
 	return int(min(max(probeOperations/runs, leastTokens), mostTokens))
 }
 
 // operations are all that the probe will do.
 func (p *probe) operations() float64 {
 	c := &p.weights.Config
-	sum := p.runOperations(0) + float64(c.Blocks-1)*p.blockOperations()
+	sum := p.runOperations(0, p.tokens, p.run.Positions()) + float64(c.Blocks-1)*p.blockOperations(p.tokens)
 	for _, id := range c.IDs() {
 		if !id.Role.IsMatrix() || id.Bias {
 			continue
@@ -391,7 +201,7 @@ func (p *probe) tryOperations(id model.ID, rows, cols int) float64 {
 	if n == 0 {
 		return 0
 	}
-	return float64(n)*p.sampleOperations(cols) + roundOperations*float64(rows*cols) + p.runOperations(max(id.Block, 0))
+	return float64(n)*p.sampleOperations(cols) + roundOperations*float64(rows*cols) + p.runOperations(max(id.Block, 0), p.tokens, p.run.Positions())
 }
 
 // advanced and walked tell of progress.

@@ -73,13 +73,13 @@ type Measured struct {
 func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*Measured, error) {
 	windows = excerpt(windows, walkTokens)
 	pr, err := newProbe(ctx, dev, w, windows, candidates, p)
-	if errors.Is(err, errLogits) {
+	if errors.Is(err, calibrate.ErrLogits) {
 		return nil, cmp.Or(whereNotFinite(ctx, dev, w, windows), err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer pr.free()
+	defer pr.run.Free()
 	found := &Measured{Tokens: pr.tokens, Memory: pr.memory()}
 	add := func(s *Sensitivity, err error) error {
 		if s != nil {
@@ -90,7 +90,7 @@ func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows 
 	embed, head := model.ID{Role: model.Embed, Block: -1}, model.ID{Role: model.Head, Block: -1}
 	visit := func(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
 		if block >= 0 {
-			if err := pr.advance(ctx, block); err != nil {
+			if err := pr.run.Advance(ctx, block); err != nil {
 				return err
 			}
 			for _, role := range roles {
