@@ -82,6 +82,21 @@ func TestWindows(t *testing.T) {
 	}
 }
 
+func TestWindowsOfMarkedText(t *testing.T) {
+	_, tok := tiny(t, small)
+	eos, _ := tok.EOS()
+	text := strings.Repeat(sentence+tok.Piece(eos), 20)
+	for _, special := range []bool{true, false} {
+		all, err := Windows(tok, text, Sampling{Samples: 1000, Context: 33, Special: special})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(slices.Concat(all...), eos) != special {
+			t.Errorf("end tokens written in the text are tokens: %v, want %v", !special, special)
+		}
+	}
+}
+
 func TestWindowsRefuses(t *testing.T) {
 	_, tok := tiny(t, small)
 	for _, c := range []struct{ name, text, want string }{

@@ -17,6 +17,7 @@ type Sampling struct {
 	Context int    // tokens of a window, the BOS included
 	Seed    uint64 // chooses the windows
 	Text    string // what errors call the text; "" is "the calibration text"
+	Special bool   // special tokens written in the text, such as </s>, are these tokens
 }
 
 func (s Sampling) check() error {
@@ -47,7 +48,7 @@ func Windows(t *tokenizer.Tokenizer, text string, s Sampling) ([][]int32, error)
 	if !utf8.ValidString(text) {
 		return nil, fault.Invalid("%s is not UTF-8", name)
 	}
-	ids := t.Encode(text, false, false)
+	ids := t.Encode(text, false, s.Special)
 	body := s.Context
 	bos, hasBOS := t.BOS()
 	hasBOS = hasBOS && t.AddsBOS()

@@ -7,14 +7,21 @@ import (
 	"llmc/tokenizer"
 )
 
+// Text is what windows are cut from.
+type Text struct {
+	Name    string // what errors call it
+	Content string
+	Special bool // special tokens written in it, such as </s>, are these tokens
+}
+
 // Windows cuts a text into windows that do not overlap, each of context tokens
 // that are predicted from and the one after: all of them, in the order of the
 // text. A BOS, where the tokenizer puts one, begins every window.
-// Errors call it by its name.
-func Windows(t *tokenizer.Tokenizer, name, text string, context int) ([][]int32, error) {
+func Windows(t *tokenizer.Tokenizer, text Text, context int) ([][]int32, error) {
 	const all = 1 << 40
-	w, err := calibrate.Windows(t, text, calibrate.Sampling{Samples: all, Context: context + 1, Text: name})
-	return w, err
+	return calibrate.Windows(t, text.Content, calibrate.Sampling{
+		Samples: all, Context: context + 1, Text: text.Name, Special: text.Special,
+	})
 }
 
 // order is an endless sequence of windows: all of them in a random order, then

@@ -22,6 +22,7 @@ type distillOptions struct {
 	random           bool
 
 	train, text string
+	special     bool
 	loss        string
 	temperature float64
 	alpha, beta float64
@@ -115,6 +116,7 @@ func (o *distillOptions) register(cmd *cobra.Command) {
 	flags.BoolVar(&o.random, "random", false, "begin with random weights")
 	flags.StringVar(&o.train, "train", "", "text to train on (demo model: its calibration text)")
 	flags.StringVar(&o.train, "calibration", "", "the same as --train")
+	flags.BoolVar(&o.special, "special-tokens", false, "special tokens written in the training text, such as </s>, are these tokens")
 	flags.StringVar(&o.loss, "loss", "", "kl, reverse-kl, js, tv or ce (default kl, ce without a teacher)")
 	flags.Float64Var(&o.temperature, "temperature", 1, "of both models' predictions in the loss")
 	flags.Float64Var(&o.alpha, "alpha", 0, "share of the teacher in the loss; the rest is the text's (default 1, for a new student 0.5)")

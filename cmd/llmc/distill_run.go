@@ -195,7 +195,8 @@ func (d *distillation) read(global *globalOptions, o *distillOptions) error {
 	if d.content, err = readText(d.train); err != nil {
 		return err
 	}
-	if d.data.Train, err = distill.Windows(d.tok, d.train.Name, d.content, d.context); err != nil {
+	text := distill.Text{Name: d.train.Name, Content: d.content, Special: o.special}
+	if d.data.Train, err = distill.Windows(d.tok, text, d.context); err != nil {
 		return err
 	}
 	if d.teacherFrom != nil && d.studentPath != "" {
@@ -203,7 +204,7 @@ func (d *distillation) read(global *globalOptions, o *distillOptions) error {
 		if err != nil {
 			return err
 		}
-		other, err := distill.Windows(theirs, d.train.Name, d.content, d.context)
+		other, err := distill.Windows(theirs, text, d.context)
 		if err != nil {
 			return err
 		}
@@ -215,7 +216,7 @@ func (d *distillation) read(global *globalOptions, o *distillOptions) error {
 		if d.heldText, err = readText(*d.heldOut); err != nil {
 			return err
 		}
-		if d.data.HeldOut, err = distill.Windows(d.tok, d.heldOut.Name, d.heldText, d.context); err != nil {
+		if d.data.HeldOut, err = distill.Windows(d.tok, distill.Text{Name: d.heldOut.Name, Content: d.heldText}, d.context); err != nil {
 			return err
 		}
 		d.data.HeldOut = d.data.HeldOut[:min(len(d.data.HeldOut), max(1, d.evalTokens()/d.context))]
