@@ -74,6 +74,30 @@ func (r *Run) Allocate(ctx context.Context, dev kernels.Device, a Allocation, wi
 	return nil, nil
 }
 
+// Share is the sparsity of one linear.
+type Share struct {
+	ID       model.ID
+	Sparsity float64
+}
+
+// Shares lists what [Run.Allocate] chose, in the order of the forward pass.
+func (r *Run) Shares() (list []Share) {
+	for _, id := range r.linears() {
+		if share, ok := r.shares[id]; ok {
+			list = append(list, Share{id, share})
+		}
+	}
+	return list
+}
+
+// SetShares takes what Shares has listed in the place of Allocate.
+func (r *Run) SetShares(list []Share) {
+	r.shares = map[model.ID]float64{}
+	for _, s := range list {
+		r.shares[s.ID] = s.Sparsity
+	}
+}
+
 // linears are the ids that are pruned, in the order of the forward pass.
 func (r *Run) linears() (ids []model.ID) {
 	for _, id := range r.weights.Config.IDs() {

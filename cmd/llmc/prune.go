@@ -374,28 +374,36 @@ func (p *pruning) execute(ctx context.Context, global *globalOptions, o *pruneOp
 // prune replaces the weights in memory, block by block where text is looked at.
 func (p *pruning) prune(ctx context.Context, global *globalOptions, o *pruneOptions) error {
 	ui := global.ui
-	if err := p.allocate(ctx, global, o); err != nil {
-		return err
-	}
-	if p.method.Needs() == prune.NeedsNothing {
-		return p.run.Replace(ctx, func(done, total int64) { ui.progress("prune", done, total) })
-	}
+	var windows [][]int32
 	options := p.run.Options()
-	schedule, err := o.samples.schedule(p.weights, len(p.sample.windows), &options)
-	if err != nil {
-		return err
+	if p.calibrates() {
+		windows = p.sample.windows
+		schedule, err := o.samples.schedule(p.weights, len(windows), &options)
+		if err != nil {
+			return err
+		}
+		o.samples.limit(schedule)
 	}
-	o.samples.limit(schedule)
 	dev := global.newDevice()
-	if p.export != nil {
+	if p.export != nil && p.method.Needs() != prune.NeedsNothing {
 		in := runInputs{model: p.from, calibration: p.sample.content, flags: o.flags, arithmetic: dev.Name()}
+		var err error
 		if p.unfinished, err = beginRun(ctx, global, in, p.out, p.weights.Config.Blocks, o.samples.resume); err != nil {
 			return err
 		}
 		options.Journal = p.unfinished.journal
 	}
+	if p.allocation != prune.Uniform {
+		var err error
+		if p.report.Allocation, err = allocate(ctx, global, p.run, p.allocation, windows, options, p.unfinished); err != nil {
+			return err
+		}
+	}
+	if p.method.Needs() == prune.NeedsNothing {
+		return p.run.Replace(ctx, func(done, total int64) { ui.progress("prune", done, total) })
+	}
 	showProgress(ui, &options, p.weights.Config.Blocks)
-	return p.run.Calibrate(ctx, dev, p.sample.windows, options)
+	return p.run.Calibrate(ctx, dev, windows, options)
 }
 
 // print prints what was done or would be, and stores it.

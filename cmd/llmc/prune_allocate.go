@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"llmc/calibrate"
 	"llmc/internal/fault"
 	"llmc/model"
 	"llmc/prune"
@@ -33,25 +34,36 @@ type allocationReport struct {
 	Outliers []float64 `json:"outlier_percent,omitempty"`
 }
 
-// allocate spreads the zeros over the linears.
-func (p *pruning) allocate(ctx context.Context, global *globalOptions, o *pruneOptions) error {
-	if p.allocation == prune.Uniform {
-		return nil
+// allocationNote is what journals call how zeros are spread.
+const allocationNote = "allocation"
+
+// keptAllocation is what a journal keeps of it.
+type keptAllocation struct {
+	Shares []prune.Share
+	Report *allocationReport
+}
+
+// allocate spreads the zeros over the linears of a run, unless an unfinished one,
+// which may be nil, has done so.
+func allocate(ctx context.Context, global *globalOptions, run *prune.Run, a prune.Allocation, windows [][]int32, options calibrate.Options, u *unfinished) (*allocationReport, error) {
+	var kept keptAllocation
+	if u != nil && u.journal.Noted(allocationNote, &kept) {
+		global.ui.note("resuming: how zeros are spread is known")
+		run.SetShares(kept.Shares)
+		return kept.Report, nil
 	}
-	options := p.run.Options()
-	options.Save, options.Load = nil, nil
-	var windows [][]int32
-	if p.allocation.Calibrates() {
-		windows = p.sample.windows
-		if _, err := o.samples.schedule(p.weights, len(windows), &options); err != nil {
-			return err
-		}
-		options.Progress = func(done, total int64) { global.ui.progress("allocate", done, total) }
-	}
-	outliers, err := p.run.Allocate(ctx, global.newDevice(), p.allocation, windows, options)
+	options.Save, options.Load, options.Journal = nil, nil, nil
+	options.Progress = func(done, total int64) { global.ui.progress("allocate", done, total) }
+	outliers, err := run.Allocate(ctx, global.newDevice(), a, windows, options)
 	global.ui.closeProgress()
-	p.report.Allocation = &allocationReport{p.allocation, outliers}
-	return err
+	if err != nil {
+		return nil, err
+	}
+	report := &allocationReport{a, outliers}
+	if u != nil {
+		err = u.journal.Note(allocationNote, keptAllocation{run.Shares(), report})
+	}
+	return report, err
 }
 
 // printAllocation prints the share of zeros of every linear, a line for each

@@ -176,6 +176,9 @@ type structuredRun struct {
 	widths  []int // that are left, one for each output
 	sample  *sample
 	report  structuredReport
+
+	finished   []bool        // by output: by the run that is resumed
+	unfinished []*unfinished // by output; nil unless blocks are kept
 }
 
 func runStructured(ctx context.Context, global *globalOptions, o *pruneOptions, args []string) error {
@@ -219,12 +222,16 @@ func runStructured(ctx context.Context, global *globalOptions, o *pruneOptions, 
 			return err
 		}
 	}
-	for _, out := range p.report.Outputs {
+	for i, out := range p.report.Outputs {
+		p.finished = append(p.finished, p.finishedBefore(i))
+		if p.finished[i] {
+			continue
+		}
 		if err := checkOutput(out.Output, true, o.samples.resume, o.force); err != nil {
 			return err
 		}
 	}
-	return p.execute(ctx, global, text)
+	return p.failed(p.execute(ctx, global, text))
 }
 
 // plan settles widths and outputs, from headers alone.
@@ -357,12 +364,12 @@ func (p *structuredRun) execute(ctx context.Context, global *globalOptions, meas
 	if err != nil {
 		return err
 	}
-	ranked := options
-	showProgress(ui, &ranked, p.weights.Config.Blocks)
-	how := structured.RankOptions{Importance: p.job.importance, Least: slices.Min(p.widths), Damp: p.options.damp, Threads: global.threads}
-	ranking, err := structured.Rank(ctx, global.newDevice(), p.weights, p.sample.windows, p.job.axis, how, ranked)
+	if err := p.begin(ctx, global); err != nil {
+		return err
+	}
+	ranking, err := p.rank(ctx, global, options)
 	if err != nil {
-		return fmt.Errorf("%s: %w", p.job.path, err)
+		return err
 	}
 	p.report.Importance = ranking.Scores
 	var inMemory []*model.Weights
@@ -381,30 +388,21 @@ func (p *structuredRun) execute(ctx context.Context, global *globalOptions, meas
 			return err
 		}
 	}
-	if err := p.store(); err != nil {
-		return err
-	}
-	return p.report.print(ui)
-}
-
-// store puts the report into the file that was asked for, and into each folder
-// that was written what is said of it.
-func (p *structuredRun) store() error {
 	if p.options.reportFile != "" {
 		if err := writeReport(p.options.reportFile, &p.report, p.options.force); err != nil {
 			return fmt.Errorf("the model is written, its report is not: %w", err)
 		}
 	}
+	return p.report.print(ui)
+}
+
+// store puts into the folder of an output what is said of it.
+func (p *structuredRun) store(i int) error {
 	if p.job.kind == formats.GGUF {
 		return nil
 	}
-	for i, out := range p.report.Outputs {
-		if out.Output == "" {
-			continue
-		}
-		if err := writeReport(filepath.Join(out.Output, export.ReportFile), p.report.lasting(i), true); err != nil {
-			return fmt.Errorf("the model is written, its report is not: %w", err)
-		}
+	if err := writeReport(filepath.Join(p.report.Outputs[i].Output, export.ReportFile), p.report.lasting(i), true); err != nil {
+		return fmt.Errorf("the model is written, its report is not: %w", err)
 	}
 	return nil
 }
@@ -433,23 +431,22 @@ func (p *structuredRun) schedule() (calibrate.Options, error) {
 // carryOut makes one of the outputs, and returns its weights if it is not
 // written.
 func (p *structuredRun) carryOut(ctx context.Context, global *globalOptions, i int, ranking *structured.Ranking, options calibrate.Options) (*model.Weights, error) {
-	out, dev := &p.report.Outputs[i], global.newDevice()
+	out, run := &p.report.Outputs[i], p.unfinished[i]
 	cut := ranking.Cut(&p.weights.Config, out.Left)
 	out.Layers = cut.Blocks
-	apply := structured.Options{Repair: p.report.Repair, Damp: p.options.damp, Threads: global.threads}
-	var run *unfinished
-	if out.Output != "" && apply.Repair {
-		in := runInputs{model: p.from, calibration: p.sample.content, flags: p.options.flags, arithmetic: dev.Name()}
-		var err error
-		if run, err = beginRun(ctx, global, in, out.Output, p.weights.Config.Blocks, p.options.samples.resume); err != nil {
-			return nil, err
-		}
+	if p.finished[i] {
+		global.ui.note("resuming: %s is done", out.Output)
+		p.recall(i)
+		return nil, nil
+	}
+	if run != nil {
 		options.Journal = run.journal
 	}
+	apply := structured.Options{Repair: p.report.Repair, Damp: p.options.damp, Threads: global.threads}
 	showProgress(global.ui, &options, p.weights.Config.Blocks)
-	w, repairs, err := structured.Apply(ctx, dev, p.weights, cut, p.sample.windows, apply, options)
+	w, repairs, err := structured.Apply(ctx, global.newDevice(), p.weights, cut, p.sample.windows, apply, options)
 	if err != nil {
-		return nil, run.failed(fmt.Errorf("%s: %w", p.job.path, err))
+		return nil, fmt.Errorf("%s: %w", p.job.path, err)
 	}
 	for _, r := range repairs {
 		out.Repairs = append(out.Repairs, repairReport{export.Stem(w, w.Kind, r.ID), r})
@@ -458,7 +455,10 @@ func (p *structuredRun) carryOut(ctx context.Context, global *globalOptions, i i
 		return w, nil
 	}
 	if err := p.write(ctx, global.ui, w, out.Output, run); err != nil {
-		return nil, run.failed(err)
+		return nil, err
+	}
+	if err := p.store(i); err != nil {
+		return nil, err
 	}
 	run.finished(global.ui)
 	return nil, nil

@@ -119,7 +119,7 @@ func checkOutput(out string, keeps, resume, force bool) error {
 func doneString(blocks int) string {
 	switch blocks {
 	case 0:
-		return "its search for bits, or a part of it, is"
+		return "what is measured first, or a part of it, is"
 	case 1:
 		return "1 block is"
 	}
@@ -212,7 +212,7 @@ func (u *unfinished) failed(err error) error {
 	}
 	kept := fmt.Sprintf("%d of %d %s are", n, u.total, u.unit)
 	if n == 0 {
-		kept = "what the search has found is"
+		kept = "what was measured first is"
 	}
 	hint := kept + " kept: the same command with --resume goes on from there"
 	if other := fault.HintOf(err); other != "" {

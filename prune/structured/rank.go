@@ -23,6 +23,13 @@ type Ranking struct {
 	order  [][]int // the units of each list, the most important first
 }
 
+// NewRanking returns the ranking that scores, as [Rank] has made them, say.
+func NewRanking(a Axis, scores [][]float64) *Ranking {
+	r := &Ranking{Axis: a, Scores: scores}
+	r.sort()
+	return r
+}
+
 // sort makes the order from the scores; equal ones stay as they stand.
 func (r *Ranking) sort() {
 	r.order = nil
