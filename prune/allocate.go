@@ -141,8 +141,8 @@ func (r *Run) settle(shares map[model.ID]float64) {
 	}
 }
 
-// patternOf is the pattern of one linear.
-func (r *Run) patternOf(id model.ID) Pattern {
+// PatternOf is the pattern of one linear.
+func (r *Run) PatternOf(id model.ID) Pattern {
 	p := r.pattern
 	if share, ok := r.shares[id]; ok {
 		p.Sparsity = share

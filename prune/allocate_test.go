@@ -80,7 +80,7 @@ func TestAllocationsAreExact(t *testing.T) {
 			sum, total := 0.0, 0.0
 			shares := map[float64]bool{}
 			for _, id := range r.linears() {
-				p := r.patternOf(id)
+				p := r.PatternOf(id)
 				if id.Role == model.K || !(p.Sparsity >= 0 && p.Sparsity < 1) {
 					t.Errorf("%s: %s is %g sparse", a, id, p.Sparsity)
 				}
@@ -145,7 +145,7 @@ func TestOWL(t *testing.T) {
 		mean += want[i] / float64(len(want))
 	}
 	for _, id := range r.linears() {
-		if got, want := r.patternOf(id).Sparsity, 1-(want[id.Block]-mean+1-sparsity); math.Abs(got-want) > 2e-3 {
+		if got, want := r.PatternOf(id).Sparsity, 1-(want[id.Block]-mean+1-sparsity); math.Abs(got-want) > 2e-3 {
 			t.Errorf("%s is %g sparse, want %g", id, got, want)
 		}
 	}

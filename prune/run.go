@@ -48,7 +48,7 @@ type Run struct {
 // pattern of ignore matches: a role, or a glob on the source's tensor name. It
 // refuses linears that are quantized, and rows that the pattern does not divide.
 func NewRun(w *model.Weights, m Method, p Pattern, ignore []string, threads int) (*Run, error) {
-	r := &Run{weights: w, method: m, pattern: p, threads: threads, names: map[model.ID]string{}, results: map[model.ID]Result{}}
+	var ids []model.ID
 	used := make([]bool, len(ignore))
 	for _, id := range w.Config.IDs() {
 		if id.Block < 0 || id.Bias || !id.Role.IsLinear() {
@@ -65,11 +65,24 @@ func NewRun(w *model.Weights, m Method, p Pattern, ignore []string, threads int)
 				ignored, used[i] = true, true
 			}
 		}
-		if ignored {
-			continue
+		if !ignored {
+			ids = append(ids, id)
 		}
-		stored, ok := w.Stored(id)["weight"]
-		if !ok || !slices.Contains([]dtype.Type{dtype.F32, dtype.F16, dtype.BF16}, stored.Type) {
+	}
+	for i, pattern := range ignore {
+		if !used[i] {
+			return nil, fault.Hint(fault.Usage("ignore pattern %q matches no linear", pattern), "patterns are roles (q, k, v, o, gate, up, down) or globs on tensor names")
+		}
+	}
+	return NewRunOf(w, ids, m, p, threads)
+}
+
+// NewRunOf is NewRun over some linears of w's blocks.
+func NewRunOf(w *model.Weights, ids []model.ID, m Method, p Pattern, threads int) (*Run, error) {
+	r := &Run{weights: w, method: m, pattern: p, threads: threads, names: map[model.ID]string{}, results: map[model.ID]Result{}}
+	for _, id := range ids {
+		name := w.Config.Family.TensorName(w.Kind, id)
+		if stored, ok := w.Stored(id)["weight"]; !ok || !slices.Contains([]dtype.Type{dtype.F32, dtype.F16, dtype.BF16}, stored.Type) {
 			return nil, fault.Hint(fault.Invalid("%s is quantized, and zeros belong into the weights it was made of", name),
 				"prune the original model, then quantize it")
 		}
@@ -77,11 +90,6 @@ func NewRun(w *model.Weights, m Method, p Pattern, ignore []string, threads int)
 			return nil, err
 		}
 		r.names[id] = name
-	}
-	for i, pattern := range ignore {
-		if !used[i] {
-			return nil, fault.Hint(fault.Usage("ignore pattern %q matches no linear", pattern), "patterns are roles (q, k, v, o, gate, up, down) or globs on tensor names")
-		}
 	}
 	return r, nil
 }
@@ -164,7 +172,7 @@ func (r *Run) prune(ctx context.Context, id model.ID, in *calibrate.Inputs) erro
 		w.Row(l.Weight[i*cols:][:cols], i)
 	}
 	result.Before, result.Permuted = zeros(l.Weight), permuted
-	if err := r.method.Prune(ctx, l, r.patternOf(id)); err != nil {
+	if err := r.method.Prune(ctx, l, r.PatternOf(id)); err != nil {
 		return err
 	}
 	result.Zeros = zeros(l.Weight)

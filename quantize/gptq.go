@@ -81,6 +81,9 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	if len(l.Inputs.Hessian) != cols*cols {
 		return nil, fault.Invalid("%s has %d columns, its Hessian %d numbers, not %d", l.Name, cols, len(l.Inputs.Hessian), cols*cols)
 	}
+	if m.prunes(l) && m.Pruner.First() {
+		return m.quantizePruned(ctx, l, s)
+	}
 	if !s.IsInteger() {
 		return m.quantizeBlocks(ctx, l, s)
 	}

@@ -40,7 +40,11 @@ type Pruner interface {
 	// Mask chooses the zeros of w [rows, cols], whose columns stand in the order
 	// of the factor.
 	Mask(id model.ID, w []float32, rows, cols int, f *solve.Factor) (solve.Mask, error)
-	// Drop sets zeros in w [rows, cols] where there is no factor.
+	// First reports whether zeros are chosen, and what stays may be changed, by
+	// Drop before anything is rounded.
+	First() bool
+	// Drop sets zeros in w [rows, cols] before it is rounded, and where there is
+	// no factor.
 	Drop(ctx context.Context, id model.ID, w []float32, rows, cols int, in *Inputs) error
 }
 
@@ -122,6 +126,23 @@ func (s Scheme) HoldsZeros() bool {
 
 // prunes reports whether a Pruner chooses zeros of a layer: a linear of a block.
 func (m GPTQSolver) prunes(l Layer) bool { return m.Pruner != nil && l.ID.Block >= 0 }
+
+// quantizePruned rounds a layer whose zeros are chosen first. What is fitted to
+// them makes the least error that they allow, to which rounding adds its own.
+func (m GPTQSolver) quantizePruned(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, error) {
+	pruned, err := m.prunedLayer(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	rest := m
+	rest.Pruner, rest.Zeros = nil, ZerosAll
+	q, err := rest.Quantize(ctx, pruned, s)
+	if err != nil {
+		return nil, err
+	}
+	l.note(func(s *Solution) { s.RTNOutputError = nil }) // of what it was pruned to
+	return q, l.compare(ctx, q, RTN{Clip: m.Clip, Threads: m.Threads}, s)
+}
 
 // prunedLayer is a layer whose zeros are chosen without a factor.
 func (m GPTQSolver) prunedLayer(ctx context.Context, l Layer) (Layer, error) {

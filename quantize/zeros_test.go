@@ -258,3 +258,39 @@ func TestJointBlocks(t *testing.T) {
 		}
 	}
 }
+
+// TestJointInSteps expects what a gradual schedule, and then GPTQ over its zeros,
+// make of a layer, nearer to its output than one pass.
+func TestJointInSteps(t *testing.T) {
+	const rows, cols = 12, 256
+	w, in := randomMatrix(15, rows, cols), correlatedInputs(16, cols, 800)
+	pattern := prune.Pattern{Sparsity: 0.5, Keep: 2, Of: 4}
+	joint := prune.Joint{Pattern: func(model.ID) prune.Pattern { return pattern }}
+	steps := joint
+	steps.Steps, steps.Damp = 2, 0.02
+	for _, s := range []Scheme{TypeScheme(dtype.Q4_0), {Bits: 4, GroupSize: 32, Symmetric: true, ScaleType: dtype.F16}} {
+		quantize := func(m GPTQSolver, w kernels.Matrix) (kernels.Matrix, *Solution) {
+			solution := &Solution{}
+			q, err := m.Quantize(context.Background(), Layer{Name: "layer", Weight: w, Inputs: in, Solution: solution}, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return q, solution
+		}
+		got, solution := quantize(GPTQSolver{Pruner: steps}, w)
+		fitted := prune.Layer{Name: "layer", Rows: rows, Cols: cols, Weight: slices.Clone(w.data), Inputs: in, Solution: &prune.Solution{}}
+		if err := (prune.Gradual{Method: prune.SparseGPT{Damp: 0.02}, Steps: 2, Damp: 0.02}).Prune(context.Background(), fitted, pattern); err != nil {
+			t.Fatal(err)
+		}
+		want, _ := quantize(GPTQSolver{Zeros: ZerosAll}, f32Matrix{rows, cols, fitted.Weight})
+		if !slices.Equal(kernels.Float32s(got), kernels.Float32s(want)) {
+			t.Errorf("%s: not what two steps and GPTQ make", s)
+		}
+		one, _ := quantize(GPTQSolver{Pruner: joint}, w)
+		a, b := OutputError(w, got, in.Hessian, 1), OutputError(w, one, in.Hessian, 1)
+		if !(a < b) || *solution.OutputError != a {
+			t.Errorf("%s: output error %.4f (reported %.4f) in steps, %.4f in one pass", s, a, *solution.OutputError, b)
+		}
+		t.Logf("%s: output error %.4f in steps, %.4f in one pass", s, a, b)
+	}
+}

@@ -203,6 +203,9 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 	if q.unfinished != nil {
 		options.Journal = q.unfinished.journal
 	}
+	if err := q.job.pruner.allocate(ctx, global, q, s.windows, options); err != nil {
+		return fmt.Errorf("%s: %w", q.job.path, err)
+	}
 	showProgress(global.ui, &options, q.weights.Config.Blocks)
 	defer global.ui.closeProgress()
 	if q.job.gather {

@@ -174,13 +174,13 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	if o.permute && p.pattern.Of == 0 {
 		return nil, fault.Hint(fault.Usage("--permute is for N:M patterns, and unstructured zeros may be anywhere"), "add --pattern 2:4, or leave it out")
 	}
-	if o.flags.Changed("steps") {
-		if o.steps < 1 || o.steps > maxSteps {
-			return nil, fault.Usage("--steps is %d, allowed are 1 to %d", o.steps, maxSteps)
-		}
+	if err := o.checkSteps(); err != nil {
+		return nil, err
+	}
+	if o.steps > 0 {
 		p.method = prune.Gradual{Method: p.method, Steps: o.steps, Damp: o.damp}
 	}
-	if err := o.settleAllocation(p); err != nil {
+	if p.allocation, err = o.parseAllocation(p.pattern, p.method.Name()); err != nil {
 		return nil, err
 	}
 	if !p.calibrates() {
@@ -207,6 +207,14 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 
 // maxSteps bounds --steps.
 const maxSteps = 100
+
+// checkSteps refuses a number of steps that cannot be.
+func (o *pruneOptions) checkSteps() error {
+	if o.flags.Changed("steps") && (o.steps < 1 || o.steps > maxSteps) {
+		return fault.Usage("--steps is %d, allowed are 1 to %d", o.steps, maxSteps)
+	}
+	return nil
+}
 
 // parsePattern settles how many weights go, and from where.
 func (o *pruneOptions) parsePattern() (prune.Pattern, error) {

@@ -11,19 +11,18 @@ import (
 	"llmc/prune"
 )
 
-// settleAllocation checks --allocate against the pattern and the method.
-func (o *pruneOptions) settleAllocation(p *pruning) error {
-	var err error
-	if p.allocation, err = prune.ParseAllocation(o.allocate); err != nil {
-		return fault.Usage("--allocate: %w", err)
+// parseAllocation checks --allocate against the pattern and the method.
+func (o *pruneOptions) parseAllocation(pattern prune.Pattern, method string) (prune.Allocation, error) {
+	a, err := prune.ParseAllocation(o.allocate)
+	switch {
+	case err != nil:
+		return a, fault.Usage("--allocate: %w", err)
+	case a == prune.Global && method != "magnitude":
+		return a, fault.Hint(fault.Usage("--allocate global compares weights alone, and the method is %s", method), "use --method magnitude, or --allocate owl")
+	case a != prune.Uniform && pattern.Of > 0:
+		return a, fault.Hint(fault.Usage("--allocate %s has nothing to choose with %s, which is as sparse everywhere", a, pattern), "leave one of them out")
 	}
-	if p.allocation == prune.Global && p.method.Name() != "magnitude" {
-		return fault.Hint(fault.Usage("--allocate global compares weights alone, and the method is %s", p.method.Name()), "use --method magnitude, or --allocate owl")
-	}
-	if p.allocation != prune.Uniform && p.pattern.Of > 0 {
-		return fault.Hint(fault.Usage("--allocate %s has nothing to choose with %s, which is as sparse everywhere", p.allocation, p.pattern), "leave one of them out")
-	}
-	return nil
+	return a, nil
 }
 
 // allocationReport says how the zeros were spread.
@@ -52,7 +51,7 @@ func allocate(ctx context.Context, global *globalOptions, run *prune.Run, a prun
 		run.SetShares(kept.Shares)
 		return kept.Report, nil
 	}
-	options.Save, options.Load, options.Journal = nil, nil, nil
+	options.Save, options.Load, options.Journal, options.Final = nil, nil, nil, false
 	options.Progress = func(done, total int64) { global.ui.progress("allocate", done, total) }
 	outliers, err := run.Allocate(ctx, global.newDevice(), a, windows, options)
 	global.ui.closeProgress()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"llmc/calibrate"
 	"llmc/internal/fault"
 	"llmc/model"
 	"llmc/prune"
@@ -42,8 +43,38 @@ func (o *pruneOptions) joint() bool { return o.flags.Changed("bits") || o.flags.
 // pruner is what chooses zeros while quantize rounds: the pattern, and the rule
 // that makes zeros of it.
 type pruner struct {
-	pattern prune.Pattern
-	joint   prune.Joint
+	pattern    prune.Pattern
+	joint      prune.Joint
+	allocation prune.Allocation
+	run        *prune.Run // whose patterns they are, once zeros are spread
+}
+
+// patternOf is the pattern of one linear.
+func (p *pruner) patternOf(id model.ID) prune.Pattern {
+	if p.run == nil {
+		return p.pattern
+	}
+	return p.run.PatternOf(id)
+}
+
+// allocate spreads the zeros over the linears that the plan rounds. p may be nil.
+func (p *pruner) allocate(ctx context.Context, global *globalOptions, q *quantization, windows [][]int32, options calibrate.Options) error {
+	if p == nil || p.allocation == prune.Uniform {
+		return nil
+	}
+	var ids []model.ID
+	for i := range q.plan.Entries {
+		if e := &q.plan.Entries[i]; e.ID.Block >= 0 && e.Rounds() {
+			ids = append(ids, e.ID)
+		}
+	}
+	run, err := prune.NewRunOf(q.weights, ids, prune.SparseGPT{}, p.pattern, global.threads)
+	if err != nil {
+		return err
+	}
+	q.report.ZerosBy, err = allocate(ctx, global, run, p.allocation, windows, options, q.unfinished)
+	p.run = run
+	return err
 }
 
 // runJoint prunes and rounds in one pass: quantize's run, with a mask.
@@ -51,15 +82,21 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 	if o.method != "" && o.method != "sparsegpt" {
 		return fault.Hint(fault.Usage("--bits and --type go with --method sparsegpt, and the method is %s", o.method), "prune first, then llmc quantize: zeros stay")
 	}
-	for _, flag := range []string{"allocate", "steps", "permute"} {
-		if o.flags.Changed(flag) {
-			return fault.Hint(fault.Usage("--%s does not go with --bits and --type", flag), "prune first, then llmc quantize: zeros stay")
-		}
+	if o.permute {
+		return fault.Hint(fault.Usage("--permute does not go with --bits and --type"), "prune first, then llmc quantize: zeros stay")
 	}
 	pattern, err := o.parsePattern()
 	if err != nil {
 		return err
 	}
+	if err := o.checkSteps(); err != nil {
+		return err
+	}
+	p := &pruner{pattern: pattern}
+	if p.allocation, err = o.parseAllocation(pattern, "sparsegpt"); err != nil {
+		return err
+	}
+	p.joint = prune.Joint{Pattern: p.patternOf, Threads: global.threads, Damp: o.damp, Steps: o.steps}
 	q := &quantizeOptions{
 		out: o.out, bits: o.joined.bits, typeName: o.joined.typeName, method: "gptq", groupSize: o.joined.groupSize,
 		symmetric: o.joined.symmetric, asymmetric: o.joined.asymmetric, to: o.to, ignore: o.ignore,
@@ -68,7 +105,7 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 		calibration:   calibrationOptions{sampleOptions: o.samples, damp: o.damp},
 		flags:         o.flags, given: o.flags.Changed,
 	}
-	q.pruner = &pruner{pattern, prune.Joint{Pattern: func(model.ID) prune.Pattern { return pattern }, Threads: global.threads}}
+	q.pruner = p
 	return runQuantize(ctx, global, q, args)
 }
 

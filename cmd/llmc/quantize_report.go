@@ -27,6 +27,8 @@ type quantizeReport struct {
 	Clip   string `json:"clip"`
 	// Pattern is where zeros were put in the same pass.
 	Pattern string `json:"pattern,omitempty"`
+	// ZerosBy is how they were spread over the linears, absent where evenly.
+	ZerosBy *allocationReport `json:"zeros_allocation,omitempty"`
 	// Activations is how the output has engines round activations, Smooth the
 	// alpha of SmoothQuant; absent where they do not, and without it.
 	Activations string  `json:"activations,omitempty"`

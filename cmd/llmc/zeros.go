@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"llmc/internal/fault"
@@ -72,7 +73,11 @@ func (r *quantizeReport) printZeros(ui *ui) {
 		return
 	}
 	share := func(n int64) string { return percentString(float64(n) / float64(z.Weights)) }
-	ui.print("zeros: %s of the rounded weights before, %s after", share(z.Before), share(z.Zeros))
+	spread := ""
+	if r.ZerosBy != nil {
+		spread = fmt.Sprintf(", spread by %s", r.ZerosBy.Name)
+	}
+	ui.print("zeros: %s of the rounded weights before, %s after%s", share(z.Before), share(z.Zeros), spread)
 	if z.Zeros < z.Before {
 		ui.print("types with minima and nonlinear levels (Q2_K, Q4_K, Q5_K, Q4_1, Q5_1, IQ4_NL, IQ4_XS) have no exact zero")
 	}
