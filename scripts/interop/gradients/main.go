@@ -1,7 +1,7 @@
 // Command gradients runs a model forward and backward, for comparison with other
 // programs:
 //
-//	go run ./scripts/interop/gradients [-checkpointing] [-threads N] [-timed] MODEL
+//	go run ./scripts/interop/gradients [-checkpointing] [-threads N] [-timed [-taught]] MODEL
 //
 // reads sequences of token ids from standard input, one a line, up to an empty
 // line or the end. The loss is the mean cross-entropy of each token but the first
@@ -12,6 +12,8 @@
 // With -timed it does so not, but runs a step for each line that follows and
 // writes the seconds that it took by the clock and of the processor, and the
 // operations that the machine's multiply-adds could do in a second just then.
+// With -taught as well, the model is teacher and student, and a step one of
+// distillation, from the teacher's logits to the optimizer's change.
 package main
 
 import (
@@ -39,14 +41,20 @@ func main() {
 	threads := flag.Int("threads", 0, "threads to compute on; 0 means all")
 	checkpointing := flag.Bool("checkpointing", false, "compute activations again in the backward pass")
 	timed := flag.Bool("timed", false, "time steps")
+	teach := flag.Bool("taught", false, "the steps are of distillation")
+	temperature := flag.Float64("temperature", 2, "of distillation")
 	flag.Parse()
-	if err := run(flag.Arg(0), *threads, *checkpointing, *timed); err != nil {
+	if !*teach {
+		*temperature = 0
+	}
+	if err := run(flag.Arg(0), *threads, *checkpointing, *timed, *temperature); err != nil {
 		fmt.Fprintln(os.Stderr, "gradients:", err)
 		os.Exit(1)
 	}
 }
 
-func run(path string, threads int, checkpointing, timed bool) error {
+// run runs a model; with a temperature, timed steps are of distillation.
+func run(path string, threads int, checkpointing, timed bool, temperature float64) error {
 	in := bufio.NewReader(os.Stdin)
 	seqs, err := read(in)
 	if err != nil {
@@ -68,7 +76,18 @@ func run(path string, threads int, checkpointing, timed bool) error {
 	}
 	n.SetCheckpointing(checkpointing)
 	if timed {
-		return time(n, dev, seqs, in)
+		next := func() (float64, error) {
+			n.ZeroGrad()
+			return step(n, dev, seqs)
+		}
+		if temperature > 0 {
+			t, err := newTaught(dev, n, c, temperature, threads)
+			if err != nil {
+				return err
+			}
+			next = func() (float64, error) { return t.step(seqs) }
+		}
+		return time(dev, next, in)
 	}
 	loss, err := step(n, dev, seqs)
 	if err != nil {
@@ -154,7 +173,7 @@ func write(n *train.Network, loss float64) error {
 }
 
 // time runs a step for each line that comes.
-func time(n *train.Network, dev *kernels.CPU, seqs [][]int32, in *bufio.Reader) error {
+func time(dev *kernels.CPU, step func() (float64, error), in *bufio.Reader) error {
 	for {
 		if _, err := in.ReadString('\n'); err != nil {
 			return nil
@@ -165,8 +184,7 @@ func time(n *train.Network, dev *kernels.CPU, seqs [][]int32, in *bufio.Reader) 
 			operations += dev.Peak()
 		}
 		peakWall, peakProcessor := cputime.Wall(), cputime.Now()
-		n.ZeroGrad()
-		loss, err := step(n, dev, seqs)
+		loss, err := step()
 		if err != nil {
 			return err
 		}
