@@ -91,8 +91,8 @@ func (f *follow) open(windows [][]int32) error {
 	if len(windows) == 0 {
 		return errors.New("there are no calibration samples")
 	}
-	if f.lead.Weights.Config.Experts.Count > 0 {
-		return fault.Invalid("the model is a mixture of experts (%s), and calibration does not know those yet", f.weights.Config.Family.Name)
+	if f.fits(model.Down) && f.weights.Config.Experts.Count > 0 {
+		return fault.Invalid("the model is a mixture of experts (%s), whose outputs cannot be fitted together", f.weights.Config.Family.Name)
 	}
 	longest := 0
 	for _, ids := range windows {

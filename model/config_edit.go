@@ -67,6 +67,7 @@ func (c *Config) editSizes(obj *jsonobj.Object, was *Config) error {
 		{"num_hidden_layers", was.Blocks, c.Blocks},
 		{"num_attention_heads", was.Heads, c.Heads},
 		{"num_key_value_heads", was.KVHeads, c.KVHeads},
+		{c.expertWidthKey(), was.Experts.Width, c.Experts.Width},
 	} {
 		if size.was != size.now {
 			set(size.key, size.now)
@@ -80,6 +81,14 @@ func (c *Config) editSizes(obj *jsonobj.Object, was *Config) error {
 		set("layer_types", c.layerTypes())
 	}
 	return err
+}
+
+// expertWidthKey is the key of the width of an expert, "" without experts.
+func (c *Config) expertWidthKey() string {
+	if c.Family.Mixture == nil {
+		return ""
+	}
+	return c.Family.Mixture.WidthKey
 }
 
 // layerTypes is Hugging Face's list of the kinds of attention.
@@ -107,7 +116,7 @@ func (c *Config) CheckHF() error {
 // Face's spelling.
 var ggufSizes = []string{
 	"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-	"head_dim", "attention.value_length", "partial_rotary_factor", "layer_types",
+	"head_dim", "attention.value_length", "partial_rotary_factor", "layer_types", "moe_intermediate_size",
 }
 
 // EditGGUF makes the metadata that c was changed from say what c says, with

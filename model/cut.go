@@ -16,18 +16,21 @@ import (
 // order; one that is nil keeps everything of its kind. Every block keeps as many
 // heads and neurons as the others, so that the configuration can say it.
 type Cut struct {
-	Blocks  []int   // the blocks that stay
-	Heads   [][]int // by block of the whole model: its query heads that stay
-	Neurons [][]int // by block of the whole model: its feed-forward neurons that stay
-	Hidden  []int   // the channels of the residual stream that stay, in all blocks
+	Blocks []int   // the blocks that stay
+	Heads  [][]int // by block of the whole model: its query heads that stay
+	// Neurons are, by block of the whole model, its feed-forward neurons that
+	// stay; of a mixture by block and expert, those of an expert that the router
+	// chooses. An expert that all tokens go through stays whole.
+	Neurons [][]int
+	Hidden  []int // the channels of the residual stream that stay, in all blocks
 }
 
 // Cut returns the configuration of what a cut leaves. Key and value heads stay
 // as long as one of their query heads does; all that stay must keep as many.
 func (c *Config) Cut(cut *Cut) (Config, error) {
 	out := *c
-	if c.Experts.Count > 0 {
-		return out, fault.Invalid("the model is a mixture of experts (%s), and parts of one cannot be taken out yet", c.Family.Name)
+	if m := c.Family.Mixture; m != nil && m.WideQKNorm && cut.Heads != nil {
+		return out, fault.Invalid("the family %s normalizes queries and keys over all heads together, so that none can be taken out", c.Family.Name)
 	}
 	out.Hidden = countOr(cut.Hidden, c.Hidden)
 	out.Blocks = countOr(cut.Blocks, c.Blocks)
@@ -37,30 +40,18 @@ func (c *Config) Cut(cut *Cut) (Config, error) {
 	if err := checkIndices("blocks", cut.Blocks, c.Blocks); err != nil {
 		return out, err
 	}
-	for _, part := range []struct {
-		what  string
-		lists [][]int
-		n     int
-		out   *int
-	}{{"heads", cut.Heads, c.Heads, &out.Heads}, {"feed-forward neurons", cut.Neurons, c.FFN, &out.FFN}} {
-		if part.lists == nil {
-			continue
-		}
-		if len(part.lists) != c.Blocks {
-			return out, fmt.Errorf("a cut lists the %s of %d blocks, the model has %d", part.what, len(part.lists), c.Blocks)
-		}
-		for b, list := range part.lists {
-			if list == nil {
-				return out, fmt.Errorf("a cut does not list the %s of block %d", part.what, b)
-			}
-			if err := checkIndices(fmt.Sprintf("%s of block %d", part.what, b), list, part.n); err != nil {
-				return out, err
-			}
-			if len(list) != len(part.lists[0]) {
-				return out, fmt.Errorf("a cut keeps %d %s of block 0 and %d of block %d", len(part.lists[0]), part.what, len(list), b)
-			}
-		}
-		*part.out = len(part.lists[0])
+	if err := c.checkLists("heads", cut.Heads, c.Heads, 1); err != nil {
+		return out, err
+	}
+	if cut.Heads != nil {
+		out.Heads = len(cut.Heads[0])
+	}
+	width, experts := c.neurons()
+	if err := c.checkLists("feed-forward neurons", cut.Neurons, width, experts); err != nil {
+		return out, err
+	}
+	if cut.Neurons != nil {
+		out.setNeurons(len(cut.Neurons[0]))
 	}
 	for b, heads := range cut.Heads {
 		groups, err := c.groupsOf(heads)
@@ -77,6 +68,53 @@ func (c *Config) Cut(cut *Cut) (Config, error) {
 	}
 	out.finish()
 	return out, nil
+}
+
+// neurons returns how many neurons each list of [Cut.Neurons] chooses from, and
+// how many lists a block has.
+func (c *Config) neurons() (width, lists int) {
+	if c.Experts.Count > 0 {
+		return c.Experts.Width, c.Experts.Count
+	}
+	return c.FFN, 1
+}
+
+// setNeurons sets the width of what neurons are taken from.
+func (c *Config) setNeurons(n int) {
+	m := c.Family.Mixture
+	if m == nil || m.WidthKey == "intermediate_size" {
+		c.FFN = n
+	}
+	if m != nil {
+		c.Experts.Width = n
+	}
+}
+
+// checkLists refuses lists of what stays of n in each block, per a block, that
+// are not as many as there are blocks, or not of one length. nil keeps all.
+func (c *Config) checkLists(what string, lists [][]int, n, per int) error {
+	if lists == nil {
+		return nil
+	}
+	if len(lists) != c.Blocks*per {
+		return fmt.Errorf("a cut lists the %s of %d blocks, the model has %d", what, len(lists)/per, c.Blocks)
+	}
+	for i, list := range lists {
+		place := fmt.Sprintf("block %d", i/per)
+		if per > 1 {
+			place += fmt.Sprintf(" expert %d", i%per)
+		}
+		if list == nil {
+			return fmt.Errorf("a cut does not list the %s of %s", what, place)
+		}
+		if err := checkIndices(what+" of "+place, list, n); err != nil {
+			return err
+		}
+		if len(list) != len(lists[0]) {
+			return fmt.Errorf("a cut keeps %d %s of block 0 and %d of %s", len(lists[0]), what, len(list), place)
+		}
+	}
+	return nil
 }
 
 func countOr(list []int, all int) int {
@@ -179,7 +217,7 @@ func (c *cutting) rows(source ID) []int {
 		groups, _ := c.from.Config.groupsOf(heads) // Config.Cut has checked them
 		return c.elements(groups)
 	case Gate, Up:
-		return c.neurons(source.Block)
+		return c.neurons(source)
 	case O, Down, FinalNorm, AttnNorm, PostAttnNorm, FFNNorm, PostFFNNorm:
 		return c.Hidden
 	}
@@ -193,7 +231,7 @@ func (c *cutting) columns(source ID) []int {
 	case O:
 		return c.elements(c.heads(source.Block))
 	case Down:
-		return c.neurons(source.Block)
+		return c.neurons(source)
 	}
 	return c.Hidden
 }
@@ -205,11 +243,15 @@ func (c *cutting) heads(block int) []int {
 	return c.Heads[block]
 }
 
-func (c *cutting) neurons(block int) []int {
-	if c.Neurons == nil {
+func (c *cutting) neurons(source ID) []int {
+	count := c.from.Config.Experts.Count
+	switch {
+	case c.Neurons == nil, count > 0 && source.Expert == NoExpert:
 		return nil
+	case count > 0:
+		return c.Neurons[source.Block*count+source.Expert.Index()]
 	}
-	return c.Neurons[block]
+	return c.Neurons[source.Block]
 }
 
 // elements lists the elements of heads.

@@ -96,7 +96,7 @@ func (m *reference) feedForwards() []refLinear {
 
 // mixture returns what the experts make of one position: every one of them is
 // asked, and those that do not belong to the highest scores get no weight.
-func (m *reference) mixture(p string, in []float64) []float64 {
+func (m *reference) mixture(b int, p string, in []float64) []float64 {
 	x := m.moe
 	scores := m.linear(p+x.router, in)
 	probabilities, total := make([]float64, x.experts), 0.0
@@ -116,7 +116,7 @@ func (m *reference) mixture(p string, in []float64) []float64 {
 	}
 	out := make([]float64, refHidden)
 	for e, s := range scores {
-		y := m.gated(0, p+fmt.Sprintf(x.gate, e), p+fmt.Sprintf(x.up, e), p+fmt.Sprintf(x.down, e), in)
+		y := m.gated(b*x.experts+e, p+fmt.Sprintf(x.gate, e), p+fmt.Sprintf(x.up, e), p+fmt.Sprintf(x.down, e), in)
 		for j := range y {
 			if s >= least {
 				out[j] += probabilities[e] / total * y[j]
@@ -125,7 +125,7 @@ func (m *reference) mixture(p string, in []float64) []float64 {
 	}
 	if x.shared > 0 {
 		gate := m.linear(p+x.sharedGate, in)[0]
-		y := m.gated(0, p+x.sharedModules[0], p+x.sharedModules[1], p+x.sharedModules[2], in)
+		y := m.gated(-1, p+x.sharedModules[0], p+x.sharedModules[1], p+x.sharedModules[2], in)
 		for j := range y {
 			out[j] += y[j] / (1 + math.Exp(-gate))
 		}

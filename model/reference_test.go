@@ -239,7 +239,7 @@ func (m *reference) logits(ids []int32) [][]float64 {
 			in := m.norm(p+preFFN, x[i])
 			var y []float64
 			if m.moe != nil {
-				y = m.mixture(p, in)
+				y = m.mixture(b, p, in)
 			} else {
 				y = m.gated(b, p+"mlp.gate_proj", p+"mlp.up_proj", p+"mlp.down_proj", in)
 			}
@@ -272,7 +272,7 @@ func (m *reference) gated(b int, gateName, upName, downName string, in []float64
 	for j := range gate {
 		gate[j] = m.act(gate[j]) * up[j]
 	}
-	if m.gone != nil && m.gone.Neurons != nil {
+	if m.gone != nil && m.gone.Neurons != nil && b >= 0 {
 		keep(gate, m.gone.Neurons[b], 1)
 	}
 	return m.linear(downName, gate)
@@ -383,7 +383,7 @@ func (m *reference) norm(module string, x []float64) []float64 {
 	for _, v := range x {
 		square += v * v
 	}
-	if m.gone != nil && m.gone.Hidden != nil && len(x) == refHidden {
+	if m.gone != nil && m.gone.Hidden != nil && !strings.Contains(module, "self_attn") {
 		n = len(m.gone.Hidden)
 	}
 	y := make([]float64, len(x))

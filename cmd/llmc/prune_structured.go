@@ -246,7 +246,7 @@ func (p *structuredRun) plan() error {
 	}
 	p.report = structuredReport{
 		Model: job.path, Structured: job.axis.String(), Unit: job.axis.Unit(c), Units: job.axis.Units(c),
-		Parameters: c.Parameters(), Repair: !o.structured.noRepair, RankedBy: job.importance.String(),
+		Parameters: c.Parameters(), Repair: !o.structured.noRepair && job.axis.Repairable(c), RankedBy: job.importance.String(),
 	}
 	for _, id := range c.IDs() {
 		p.report.Bytes += p.weights.Bytes(id)

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"llmc/calibrate"
+	"llmc/internal/fault"
 	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model"
@@ -18,7 +19,8 @@ import (
 type Ranking struct {
 	Axis Axis
 	// Scores holds the importance of each unit: by block for heads and neurons,
-	// one list for channels and layers.
+	// those of a mixture's experts by block and expert, one list for channels and
+	// layers.
 	Scores [][]float64
 	order  [][]int // the units of each list, the most important first
 }
@@ -147,6 +149,8 @@ func Rank(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][
 		err = r.byTaylor(ctx, w, windows, o, walk)
 	case o.Importance == Influence:
 		err = r.byInfluence(ctx, dev, w, windows, walk)
+	case o.Importance == Reconstruction && a == FFN && w.Config.Experts.Count > 0:
+		err = fault.Hint(fault.Invalid("the model is a mixture of experts (%s), whose neurons are not ranked by what the others make up for", w.Config.Family.Name), "rank by %s", Activations)
 	case o.Importance == Reconstruction:
 		err = r.byReconstruction(ctx, dev, w, windows, o, walk)
 	case a == Hidden:
@@ -197,14 +201,20 @@ func (r *Ranking) byReconstruction(ctx context.Context, dev kernels.Device, w *m
 
 // byActivations scores heads and neurons.
 func (r *Ranking) byActivations(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, walk calibrate.Options) error {
-	r.Scores = make([][]float64, w.Config.Blocks)
+	r.Scores = make([][]float64, r.Axis.lists(&w.Config))
 	walk.Unchanged = true
 	return calibrate.Walk(ctx, dev, w, windows, walk, func(_ context.Context, block int, roles []model.Role, in *calibrate.Inputs) error {
-		if roles[0] == r.Axis.multiplier() {
-			r.Scores[block] = sizes(in.MeanSquare, r.Axis.Units(&w.Config))
+		id := model.ID{Role: roles[0], Block: block, Expert: in.Expert}
+		if id.Role == r.Axis.multiplier() && !shared(&w.Config, id) {
+			r.Scores[r.Axis.list(&w.Config, id)] = sizes(in.MeanSquare, r.Axis.Units(&w.Config))
 		}
 		return nil
 	})
+}
+
+// shared reports whether a linear is of the expert that all tokens go through.
+func shared(c *model.Config, id model.ID) bool {
+	return c.Experts.Count > 0 && id.Role == model.Down && id.Expert == model.NoExpert
 }
 
 // channels scores those of the residual stream.
@@ -213,7 +223,7 @@ func (r *Ranking) channels(ctx context.Context, dev kernels.Device, w *model.Wei
 	r.Scores = [][]float64{sum}
 	walk.Unchanged, walk.Final = true, true
 	return calibrate.Walk(ctx, dev, w, windows, walk, func(_ context.Context, _ int, roles []model.Role, in *calibrate.Inputs) error {
-		if roles[0] != model.O && roles[0] != model.Down {
+		if roles[0] != model.O && roles[0] != model.Down && in.Expert == model.NoExpert {
 			for i, v := range in.MeanSquare {
 				sum[i] += math.Sqrt(float64(v))
 			}

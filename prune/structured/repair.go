@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 
 	"llmc/calibrate"
 	"llmc/dtype"
@@ -174,14 +175,15 @@ type Options struct {
 //
 // With o.Repair windows of token ids are taken through both, block by block, and
 // the linears that write to the residual stream and have lost inputs, or all of
-// them where channels or layers are gone, are fitted so that the residual stream
+// them (but experts) where channels or layers are gone, are fitted so that the residual stream
 // becomes the whole model's again, as far as it goes: by least squares (as in
 // section 3.2 of arXiv 2210.17323, for whole columns) on what the blocks before
 // have become, so that errors do not add up. Errors count relative to the size
 // of the stream at their token.
 func Apply(ctx context.Context, dev kernels.Device, w *model.Weights, cut *model.Cut, windows [][]int32, o Options, walk calibrate.Options) (*model.Weights, []Repair, error) {
 	out, err := w.Cut(cut)
-	if err != nil || !o.Repair {
+	roles := fitted(&w.Config, cut)
+	if err != nil || !o.Repair || len(roles) == 0 {
 		return out, nil, err
 	}
 	repairs := map[int][]Repair{} // by block
@@ -193,7 +195,7 @@ func Apply(ctx context.Context, dev kernels.Device, w *model.Weights, cut *model
 			return err
 		}
 		for i := range kept {
-			kept[i].ID = model.ID{Role: fitted(cut)[i], Block: block}
+			kept[i].ID = model.ID{Role: roles[i], Block: block}
 		}
 		repairs[block] = kept
 		return nil
@@ -215,17 +217,31 @@ func Apply(ctx context.Context, dev kernels.Device, w *model.Weights, cut *model
 
 // lead says how what a cut leaves of w follows it.
 func lead(w *model.Weights, cut *model.Cut) calibrate.Lead {
-	return calibrate.Lead{Weights: w, Blocks: cut.Blocks, Channels: cut.Hidden, Fit: fitted(cut)}
+	return calibrate.Lead{Weights: w, Blocks: cut.Blocks, Channels: cut.Hidden, Fit: fitted(&w.Config, cut)}
 }
 
 // fitted lists the linears of a block that are fitted after a cut: all that write
 // to the residual stream, but only down where neurons are gone, which is where
-// most of the loss is; fitting o, too, gained nothing.
-func fitted(cut *model.Cut) []model.Role {
+// most of the loss is; fitting o, too, gained nothing. Experts of a mixture are
+// left as they are: each sees some of the tokens.
+func fitted(c *model.Config, cut *model.Cut) []model.Role {
+	roles := []model.Role{model.O, model.Down}
 	if cut.Neurons != nil {
-		return []model.Role{model.Down}
+		roles = roles[1:]
 	}
-	return []model.Role{model.O, model.Down}
+	if c.Experts.Count > 0 {
+		roles = slices.DeleteFunc(roles, func(r model.Role) bool { return r == model.Down })
+	}
+	return roles
+}
+
+// Repairable reports whether something is fitted where units of an axis go.
+func (a Axis) Repairable(c *model.Config) bool {
+	cut := &model.Cut{}
+	if a == FFN {
+		cut.Neurons = [][]int{}
+	}
+	return len(fitted(c, cut)) > 0
 }
 
 // Schedule plans the memory and the operations of [Apply] with repair, over

@@ -179,12 +179,12 @@ func TestApplyTwins(t *testing.T) {
 			if d := furthest(before, logits(t, out)); d > 0.02 {
 				t.Errorf("%s: with repair, logits are off by %g", name, d)
 			}
-			per := len(fitted(cut))
+			per := len(fitted(&w.Config, cut))
 			if len(repairs) != 3*per {
 				t.Fatalf("%s: %d repairs", name, len(repairs))
 			}
 			for i, r := range repairs {
-				if r.ID != (model.ID{Role: fitted(cut)[i%per], Block: i / per}) || r.Reason != "" {
+				if r.ID != (model.ID{Role: fitted(&w.Config, cut)[i%per], Block: i / per}) || r.Reason != "" {
 					t.Errorf("%s: repair %+v", name, r)
 				}
 				if i%per == 0 && (!r.Used || !(r.Repaired < 0.02*r.Cut) || r.Damping != 1e-4) {

@@ -26,7 +26,7 @@ type Axis uint8
 // The axes.
 const (
 	Heads  Axis = iota // key and value heads with the query heads that share them
-	FFN                // feed-forward neurons, as many in every block
+	FFN                // feed-forward neurons, as many in every block, and of a mixture in every expert
 	Hidden             // channels of the residual stream
 	Layers             // whole blocks
 )
@@ -56,6 +56,8 @@ func (a Axis) Unit(c *model.Config) string {
 		return "key and value heads"
 	case a == Heads:
 		return "query heads"
+	case a == FFN && c.Experts.Count > 0:
+		return "neurons of each expert"
 	case a == FFN:
 		return "feed-forward neurons"
 	case a == Hidden:
@@ -72,6 +74,8 @@ func (a Axis) Units(c *model.Config) int {
 		return c.KVHeads
 	case a == Heads:
 		return c.Heads
+	case a == FFN && c.Experts.Count > 0:
+		return c.Experts.Width
 	case a == FFN:
 		return c.FFN
 	case a == Hidden:
@@ -134,15 +138,36 @@ func check(c *model.Config, a Axis, n int, kind formats.Kind) error {
 // Outline is a cut that leaves n units, without regard to which: enough to know
 // how large the model becomes.
 func Outline(c *model.Config, a Axis, n int) *model.Cut {
-	r := Ranking{Axis: a, Scores: make([][]float64, 1)}
-	if a == Heads || a == FFN {
-		r.Scores = make([][]float64, c.Blocks)
+	return NewRanking(a, a.zeros(c)).Cut(c, n)
+}
+
+// lists is how many lists of units an axis has: one for each block or for each of
+// its experts, or one for the model.
+func (a Axis) lists(c *model.Config) int {
+	switch {
+	case a == FFN:
+		return c.Blocks * max(c.Experts.Count, 1)
+	case a == Heads:
+		return c.Blocks
 	}
-	for i := range r.Scores {
-		r.Scores[i] = make([]float64, a.Units(c))
+	return 1
+}
+
+// list is which of the lists has the units that a linear multiplies.
+func (a Axis) list(c *model.Config, id model.ID) int {
+	if a == FFN && c.Experts.Count > 0 {
+		return id.Block*c.Experts.Count + id.Expert.Index()
 	}
-	r.sort()
-	return r.Cut(c, n)
+	return id.Block
+}
+
+// zeros are scores of all units.
+func (a Axis) zeros(c *model.Config) [][]float64 {
+	scores := make([][]float64, a.lists(c))
+	for i := range scores {
+		scores[i] = make([]float64, a.Units(c))
+	}
+	return scores
 }
 
 // Nearest returns the width that leaves closest to a share of the units, the

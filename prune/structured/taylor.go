@@ -26,13 +26,7 @@ func (r *Ranking) byTaylor(ctx context.Context, w *model.Weights, windows [][]in
 		return err
 	}
 	n.SetCheckpointing(true)
-	r.Scores = make([][]float64, 1)
-	if r.Axis == Heads || r.Axis == FFN {
-		r.Scores = make([][]float64, c.Blocks)
-	}
-	for i := range r.Scores {
-		r.Scores[i] = make([]float64, r.Axis.Units(c))
-	}
+	r.Scores = r.Axis.zeros(c)
 	for i, ids := range windows {
 		if walk.Progress != nil {
 			walk.Progress(int64(i), int64(len(windows)))
