@@ -9,6 +9,7 @@ const alignment = 64
 func alignedFloats(n int) []float32 {
 	const extra = alignment / 4
 	buf := make([]float32, n+extra)
+	preferHugePages(buf)
 	at := uintptr(unsafe.Pointer(&buf[0])) % alignment
 	skip := 0
 	if at != 0 {
