@@ -51,6 +51,7 @@ func TestLoRA(t *testing.T) {
 	dev := kernels.NewCPU(2)
 	defer dev.Close()
 	b := newBigram(testVocab, 1)
+	b.dev = dev
 	frozen := slices.Clone(b.p.Value)
 	l, err := NewLoRA(dev, b.Params(), 3, 5)
 	if err != nil {
@@ -67,14 +68,17 @@ func TestLoRA(t *testing.T) {
 	loss := func() float64 {
 		_ = l.Refresh(t.Context())
 		sum := 0.0
-		for i, v := range b.p.Effective {
+		for _, v := range b.p.Effective {
 			sum += float64(v) * float64(v) / 2
-			b.p.Grad[i] = v
 		}
 		return sum
 	}
 	loss()
-	l.Gather()
+	ones := &kernels.Tensor{Rows: testVocab, Cols: testVocab, Data: make([]float32, testVocab*testVocab)}
+	for i := range testVocab {
+		ones.Data[i*testVocab+i] = 1
+	}
+	b.p.Low.AddGrad(dev, &kernels.Tensor{Rows: testVocab, Cols: testVocab, Data: b.p.Effective}, ones)
 	for n, v := range l.vars {
 		got := slices.Clone(v.Grad)
 		for i := range v.Value {

@@ -38,7 +38,11 @@ func NewLoRA(dev *kernels.CPU, params []*train.Param, rank int, seed uint64) (*L
 	l := &LoRA{dev: dev}
 	rng := rand.New(rand.NewPCG(seed, 0x6c6f7261))
 	for _, p := range params {
-		if !isMatrix(p.ID) || !p.ID.Role.IsLinear() {
+		if !isMatrix(p.ID) {
+			continue // the gradients of vectors cost nothing
+		}
+		p.Frozen, p.Grad = true, nil
+		if !p.ID.Role.IsLinear() {
 			continue
 		}
 		if rank < 1 || rank > min(p.Rows, p.Cols) {
@@ -56,6 +60,9 @@ func NewLoRA(dev *kernels.CPU, params []*train.Param, rank int, seed uint64) (*L
 		}
 		layer.a.Decay, layer.b.Decay = true, true
 		p.Effective = make([]float32, len(p.Value))
+		p.Low = &train.LowRank{
+			Rank: rank, Scale: loraScale, A: layer.a.Value, B: layer.b.Value, GradA: layer.a.Grad, GradB: layer.b.Grad,
+		}
 		l.layers = append(l.layers, layer)
 		l.vars = append(l.vars, layer.a, layer.b)
 	}
@@ -65,18 +72,8 @@ func NewLoRA(dev *kernels.CPU, params []*train.Param, rank int, seed uint64) (*L
 // Variables implements Form.
 func (l *LoRA) Variables() []*Variable { return l.vars }
 
-// Gather implements Form: with the gradient G of a weight, those of A and B are
-// 2 Bᵀ G and 2 G Aᵀ.
-func (l *LoRA) Gather() {
-	for _, k := range l.layers {
-		clear(k.a.Grad)
-		clear(k.b.Grad)
-		g := kernels.NewBlock(k.p.Grad, k.p.Rows, k.p.Cols)
-		a, b := kernels.NewBlock(k.a.Value, k.rank, k.p.Cols), kernels.NewBlock(k.b.Value, k.p.Rows, k.rank)
-		l.dev.Update(kernels.Update{Dst: kernels.NewBlock(k.a.Grad, k.rank, k.p.Cols), Alpha: loraScale, A: b, TransA: true, B: g})
-		l.dev.Update(kernels.Update{Dst: kernels.NewBlock(k.b.Grad, k.p.Rows, k.rank), Alpha: loraScale, A: g, B: a, TransB: true})
-	}
-}
+// Gather implements Form: the network has added to the adapters' gradients.
+func (l *LoRA) Gather() {}
 
 // Refresh implements Form.
 func (l *LoRA) Refresh(context.Context) error {

@@ -21,6 +21,7 @@ type bigram struct {
 	p     train.Param
 	vocab int
 	poke  func(logits []float32)
+	dev   *kernels.CPU // of adapters
 }
 
 func newBigram(vocab int, seed uint64) *bigram {
@@ -32,7 +33,14 @@ func newBigram(vocab int, seed uint64) *bigram {
 }
 
 func (b *bigram) Params() []*train.Param { return []*train.Param{&b.p} }
-func (b *bigram) ZeroGrad()              { clear(b.p.Grad) }
+
+func (b *bigram) ZeroGrad() {
+	clear(b.p.Grad)
+	if low := b.p.Low; low != nil {
+		clear(low.GradA)
+		clear(low.GradB)
+	}
+}
 
 func (b *bigram) Forward(ctx context.Context, seqs [][]int32, each func(seq, first int, logits *kernels.Tensor) error) error {
 	for i, s := range seqs {
@@ -60,6 +68,14 @@ func (b *bigram) Step(ctx context.Context, seqs [][]int32, loss func(seq, first 
 	return b.Forward(ctx, seqs, func(seq, first int, t *kernels.Tensor) error {
 		if err := loss(seq, first, t); err != nil {
 			return err
+		}
+		if b.p.Low != nil {
+			last := &kernels.Tensor{Rows: t.Rows, Cols: b.vocab, Data: make([]float32, t.Rows*b.vocab)}
+			for r := range t.Rows {
+				last.Data[r*b.vocab+int(seqs[seq][first+r])] = 1
+			}
+			b.p.Low.AddGrad(b.dev, t, last)
+			return nil
 		}
 		for r := range t.Rows {
 			g := b.row(b.p.Grad, seqs[seq][first+r])

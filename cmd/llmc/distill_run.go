@@ -446,8 +446,11 @@ func (d *distillation) fixedMemory(o *distillOptions) int64 {
 	if len(d.data.HeldOut) > 0 {
 		copies++
 	}
-	if d.rounding != nil || o.loraRank > 0 {
+	if d.rounding != nil {
 		copies++
+	}
+	if o.loraRank > 0 {
+		copies = 2 // with adapters and without; what is trained is small
 	}
 	if d.teacherWeights != nil && o.cache == "" {
 		for _, id := range d.teacherWeights.Config.IDs() {

@@ -238,10 +238,15 @@ func (n *Network) linearOf(i int, r model.Role, x, dy, dx *kernels.Tensor) {
 }
 
 // linearBackward adds the gradients of y = x wᵀ + bias: with respect to x to dx,
-// to w and the bias to theirs.
+// to w, or what is trained in its place, and the bias to theirs.
 func (n *Network) linearBackward(w, bias *Param, x, dy, dx *kernels.Tensor) {
 	block := func(t *kernels.Tensor) kernels.Block { return kernels.NewBlock(t.Data, t.Rows, t.Cols) }
-	n.dev.Update(kernels.Update{Dst: kernels.NewBlock(w.Grad, w.Rows, w.Cols), Alpha: 1, A: block(dy), TransA: true, B: block(x)})
+	switch {
+	case w.Low != nil:
+		w.Low.AddGrad(n.dev, x, dy)
+	case !w.Frozen:
+		n.dev.Update(kernels.Update{Dst: kernels.NewBlock(w.Grad, w.Rows, w.Cols), Alpha: 1, A: block(dy), TransA: true, B: block(x)})
+	}
 	n.dev.Update(kernels.Update{Dst: block(dx), Alpha: 1, A: block(dy), B: w.matrix()})
 	if bias != nil {
 		n.dev.AddRowSums(bias.Grad, dy)

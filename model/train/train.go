@@ -31,6 +31,11 @@ type Param struct {
 	// place of Value: rounded or masked weights, or those with an adapter added.
 	// Grad is then the gradient with respect to Effective.
 	Effective []float32
+
+	// Frozen matrices get no gradient, and Grad may be nil. Low, when not nil, is
+	// what is trained in place of one.
+	Frozen bool
+	Low    *LowRank
 }
 
 // used are the numbers that the model multiplies by.
@@ -132,6 +137,10 @@ func (n *Network) Params() []*Param { return n.params }
 func (n *Network) ZeroGrad() {
 	for _, p := range n.params {
 		clear(p.Grad)
+		if p.Low != nil {
+			clear(p.Low.GradA)
+			clear(p.Low.GradB)
+		}
 	}
 }
 
@@ -279,7 +288,9 @@ func (n *Network) Step(ctx context.Context, seqs [][]int32, loss func(seq, first
 		}
 		n.blockBackward(i, s, b.lengths, n.streams[i], grad)
 	}
-	n.dev.AddEmbedGrad(n.outer(model.Embed).Grad, grad, b.ids, float32(n.cfg.EmbedScale))
+	if table := n.outer(model.Embed); !table.Frozen {
+		n.dev.AddEmbedGrad(table.Grad, grad, b.ids, float32(n.cfg.EmbedScale))
+	}
 	return nil
 }
 
