@@ -12,10 +12,11 @@ type Device interface {
 	// Compute is how MatMul multiplies.
 	Compute() Compute
 
-	// Load makes a weight ready for MatMul and Embed. The matrix's memory must
-	// stay valid as long as the weight is used.
+	// Load makes a weight ready for MatMul. The matrix's memory must stay valid
+	// as long as the weight is used, unless it was copied.
 	Load(m Matrix) Weight
-	// LoadTable is Load for a matrix that only Embed uses.
+	// LoadTable makes a weight ready for Embed. The matrix's memory must stay
+	// valid as long as the weight is used.
 	LoadTable(m Matrix) Weight
 	// NewTensor returns a zeroed tensor of shape [rows, cols].
 	NewTensor(rows, cols int) *Tensor

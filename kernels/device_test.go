@@ -291,7 +291,7 @@ func TestEmbedAndPool(t *testing.T) {
 	defer c.Close()
 	w := FromFloat32s(4, 3, []float32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})
 	dst := c.NewTensor(2, 3)
-	c.Embed(dst, c.Load(w), []int32{3, 1})
+	c.Embed(dst, c.LoadTable(w), []int32{3, 1})
 	checkClose(t, "embed", dst.Data, []float32{9, 10, 11, 3, 4, 5}, 0)
 	c.Free(dst)
 	if again := c.NewTensor(1, 5); again != dst || again.Rows != 1 || again.Cols != 5 || again.Data[0] != 0 || len(again.Data) != 5 {
@@ -305,7 +305,8 @@ func TestNoAllocation(t *testing.T) {
 		c := newCPU(2, o)
 		defer c.Close()
 		r := rand.New(rand.NewPCG(13, 14))
-		w := c.Load(FromFloat32s(64, 64, randoms(r, 64*64)))
+		square := FromFloat32s(64, 64, randoms(r, 64*64))
+		w, table := c.Load(square), c.LoadTable(square)
 		norm := randomTensor(c, r, 1, 64)
 		rope := &Rope{InvFreq: []float64{1, 0.5, 0.1}, Scale: 1}
 		cache := c.NewCache(2, 16, 0)
@@ -314,7 +315,7 @@ func TestNoAllocation(t *testing.T) {
 		token := func() {
 			x, y := c.NewTensor(1, 64), c.NewTensor(1, 64)
 			k, v := c.NewTensor(1, 32), c.NewTensor(1, 32)
-			c.Embed(x, w, ids)
+			c.Embed(x, table, ids)
 			c.RMSNorm(y, x, norm, 1e-5)
 			c.MatMul(x, y, w)
 			c.Rotate(x, 16, rope, cache.Len())

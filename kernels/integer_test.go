@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"llmc/dtype"
@@ -212,6 +214,30 @@ func TestIntegerDefinition(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestCopiedLetsGo: what was rearranged is not kept alive by its copy.
+func TestCopiedLetsGo(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		c := newFastCPU(1, o)
+		defer c.Close()
+		freed := make(chan bool, 1)
+		m := randomGroups(rand.New(rand.NewPCG(1, 1)), 32, 64, 4, 32, true, false)
+		runtime.AddCleanup(m, func(int) { freed <- true }, 0)
+		w := c.Load(m)
+		copied := w.Copied()
+		if !copied {
+			runtime.KeepAlive(m)
+			return
+		}
+		runtime.GC()
+		select {
+		case <-freed:
+		case <-time.After(10 * time.Second):
+			t.Error("a copied matrix is still in use")
+		}
+		runtime.KeepAlive(w)
+	})
 }
 
 // TestFastFallsBack: matrices without integer products are multiplied exactly.

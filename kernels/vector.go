@@ -46,7 +46,7 @@ func (c *CPU) Embed(dst *Tensor, table Weight, ids []int32) {
 	w := table.(*weight)
 	mustEqual("Embed", dst.Rows, len(ids))
 	mustEqual("Embed", dst.Cols, w.cols)
-	c.forRows(dst.Rows, dst.Cols, rowTask{dst: dst, table: w.Matrix, ids: ids, op: func(t *rowTask, i int) {
+	c.forRows(dst.Rows, dst.Cols, rowTask{dst: dst, table: w.matrix, ids: ids, op: func(t *rowTask, i int) {
 		t.table.Row(t.dst.row(i), int(t.ids[i]))
 	}})
 }

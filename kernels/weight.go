@@ -2,8 +2,8 @@ package kernels
 
 // weight is a Weight of the CPU: a matrix and what was found out about it.
 type weight struct {
-	Matrix
 	rows, cols int
+	matrix     Matrix         // nil for a copied weight, so that its memory can be freed
 	floats     []float32      // the numbers, if they can be used where they lie
 	dense      *Dense         // the matrix, if it is one of a format with loops
 	loops      *loops         // of dense
@@ -16,22 +16,35 @@ type weight struct {
 // Copied reports whether MatMul reads a copy of the matrix.
 func (w *weight) Copied() bool { return w.integer != nil && w.integer.loop != nil }
 
-// LoadTable is Load for a matrix that only Embed uses.
+// Shape returns the number of rows (outputs) and columns (inputs).
+func (w *weight) Shape() (rows, cols int) { return w.rows, w.cols }
+
+// LoadTable makes a weight ready for Embed. m's memory must stay valid as long
+// as the weight is used.
 func (c *CPU) LoadTable(m Matrix) Weight {
 	rows, cols := m.Shape()
-	return &weight{Matrix: m, rows: rows, cols: cols}
+	return &weight{rows: rows, cols: cols, matrix: m}
 }
 
-// Load makes a weight ready for MatMul and Embed. Nothing is copied but packed
-// weights for fast products, and m's memory must stay valid as long as the
-// weight is used.
+// Load makes a weight ready for MatMul. Nothing is copied but packed weights
+// for fast products; else m's memory must stay valid as long as the weight is
+// used.
 func (c *CPU) Load(m Matrix) Weight {
 	rows, cols := m.Shape()
-	w := &weight{Matrix: m, rows: rows, cols: cols}
-	w.part, _ = m.(columnReader)
+	w := &weight{rows: rows, cols: cols}
 	if c.compute == Fast {
 		w.integer = c.loadInteger(m)
 	}
+	if !w.Copied() {
+		c.view(w, m)
+	}
+	return w
+}
+
+// view makes w a weight that reads m where it lies.
+func (c *CPU) view(w *weight, m Matrix) {
+	w.matrix = m
+	w.part, _ = m.(columnReader)
 	switch m := m.(type) {
 	case *Dense:
 		w.floats = m.float32s()
@@ -40,7 +53,7 @@ func (c *CPU) Load(m Matrix) Weight {
 		}
 	case *Groups:
 		// Pairs of 4-bit codes must not straddle groups.
-		if m.GroupOf == nil && (m.Bits != 4 || m.GroupSize%2 == 0 || m.GroupSize >= cols) {
+		if m.GroupOf == nil && (m.Bits != 4 || m.GroupSize%2 == 0 || m.GroupSize >= w.cols) {
 			w.groups = m
 			w.codes = c.ops.codes[m.Bits]
 			if w.codes == nil {
@@ -48,7 +61,6 @@ func (c *CPU) Load(m Matrix) Weight {
 			}
 		}
 	}
-	return w
 }
 
 // row returns the numbers of row r, in scratch memory unless they can be used
@@ -80,7 +92,7 @@ func (w *weight) columns(s *scratch, dst []float32, r, from int) {
 		w.part.columns(dst, r, from)
 	default:
 		whole := floats(&s.tile, w.cols)
-		w.Row(whole, r)
+		w.matrix.Row(whole, r)
 		copy(dst, whole[from:])
 	}
 }

@@ -112,16 +112,16 @@ func NewOutline(dev kernels.Device, w *Weights) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.embed = dev.LoadTable(embed)
 	if m.cfg.Tied {
-		m.embed = m.load(w, ID{Role: Embed, Block: -1}, embed)
-		m.head = m.embed
+		m.head = m.load(w, ID{Role: Embed, Block: -1}, embed)
 	} else {
 		id := ID{Role: Head, Block: -1}
 		head, err := w.Matrix(id)
 		if err != nil {
 			return nil, err
 		}
-		m.embed, m.head = dev.LoadTable(embed), m.load(w, id, head)
+		m.head = m.load(w, id, head)
 		if m.headInputs, err = w.Inputs(id); err != nil {
 			return nil, err
 		}

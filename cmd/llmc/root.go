@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"runtime/debug"
+
 	"github.com/spf13/cobra"
 
 	"llmc/internal/fault"
@@ -97,7 +100,16 @@ func (g *globalOptions) check() error {
 // newDevice returns the device that the flags ask for.
 func (g *globalOptions) newDevice() kernels.Device { return g.newDeviceFor(kernels.Exact) }
 
+// garbagePercent is how far memory may grow beyond what is in use before it is
+// collected, in commands that compute. Nearly all of it is weights, which hold
+// no pointers: looking for garbage is cheap, keeping as much garbage as weights
+// is not.
+const garbagePercent = 20
+
 // newDeviceFor is newDevice for either way to compute.
 func (g *globalOptions) newDeviceFor(c kernels.Compute) kernels.Device {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	return kernels.NewCPUFor(c, g.threads)
 }
