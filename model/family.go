@@ -172,7 +172,7 @@ var Families = []*Family{
 		Name: "qwen2moe", GGUF: "qwen2moe",
 		Architectures: []string{"Qwen2MoeForCausalLM"},
 		ModelTypes:    []string{"qwen2_moe"},
-		QKVBias:       true,
+		QKVBias:       true, SquareO: true,
 		Mixture: &Mixture{
 			HF: hfQwenExperts, CountKeys: []string{"num_experts", "num_local_experts"}, WidthKey: "moe_intermediate_size", Shared: true,
 		},
