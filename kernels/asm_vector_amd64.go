@@ -90,6 +90,16 @@ func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float64) 
 //go:noescape
 func differenceAVX2(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
 
+// trialErrorsAVX2 sets a vector of sums to the squared errors of n numbers on as many grids.
+//
+//go:noescape
+func trialErrorsAVX2(sums *float32, x *float32, n int, scales *float32, lows *float32, highs *float32)
+
+// weighedTrialErrorsAVX2 sets a vector of sums to w times the squared errors of n numbers on as many grids.
+//
+//go:noescape
+func weighedTrialErrorsAVX2(sums *float32, x *float32, w *float32, n int, scales *float32, lows *float32, highs *float32)
+
 // packF16AVX2 rounds n vectors to half precision.
 //
 //go:noescape
@@ -185,6 +195,16 @@ func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float64
 //
 //go:noescape
 func differenceAVX512(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
+
+// trialErrorsAVX512 sets a vector of sums to the squared errors of n numbers on as many grids.
+//
+//go:noescape
+func trialErrorsAVX512(sums *float32, x *float32, n int, scales *float32, lows *float32, highs *float32)
+
+// weighedTrialErrorsAVX512 sets a vector of sums to w times the squared errors of n numbers on as many grids.
+//
+//go:noescape
+func weighedTrialErrorsAVX512(sums *float32, x *float32, w *float32, n int, scales *float32, lows *float32, highs *float32)
 
 // packF16AVX512 rounds n vectors to half precision.
 //

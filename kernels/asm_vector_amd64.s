@@ -868,6 +868,87 @@ DATA magnitude64<>+0(SB)/4, $0xffffffff
 DATA magnitude64<>+4(SB)/4, $0x7fffffff
 GLOBL magnitude64<>(SB), RODATA|NOPTR, $8
 
+// func trialErrorsAVX2(sums *float32, x *float32, n int, scales *float32, lows *float32, highs *float32)
+// Requires: AVX
+TEXT ·trialErrorsAVX2(SB), NOSPLIT, $0-48
+	MOVQ         x+8(FP), AX
+	MOVQ         n+16(FP), CX
+	MOVQ         scales+24(FP), DX
+	VMOVUPS      (DX), Y0
+	MOVQ         lows+32(FP), DX
+	VMOVUPS      (DX), Y1
+	MOVQ         highs+40(FP), DX
+	VMOVUPS      (DX), Y2
+	VBROADCASTSS word4b400000<>+0(SB), Y3
+	VXORPS       Y4, Y4, Y4
+	TESTQ        CX, CX
+	JZ           loopdone
+
+loop:
+	VBROADCASTSS (AX), Y5
+	VDIVPS       Y0, Y5, Y6
+	VMAXPS       Y1, Y6, Y6
+	VMINPS       Y2, Y6, Y6
+	VADDPS       Y3, Y6, Y6
+	VSUBPS       Y3, Y6, Y6
+	VMULPS       Y0, Y6, Y6
+	VSUBPS       Y6, Y5, Y5
+	VMULPS       Y5, Y5, Y5
+	VADDPS       Y5, Y4, Y4
+	ADDQ         $0x00000004, AX
+	DECQ         CX
+	JNZ          loop
+
+loopdone:
+	MOVQ    sums+0(FP), AX
+	VMOVUPS Y4, (AX)
+	VZEROUPPER
+	RET
+
+DATA word4b400000<>+0(SB)/4, $0x4b400000
+GLOBL word4b400000<>(SB), RODATA|NOPTR, $4
+
+// func weighedTrialErrorsAVX2(sums *float32, x *float32, w *float32, n int, scales *float32, lows *float32, highs *float32)
+// Requires: AVX
+TEXT ·weighedTrialErrorsAVX2(SB), NOSPLIT, $0-56
+	MOVQ         x+8(FP), AX
+	MOVQ         n+24(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         scales+32(FP), BX
+	VMOVUPS      (BX), Y0
+	MOVQ         lows+40(FP), BX
+	VMOVUPS      (BX), Y1
+	MOVQ         highs+48(FP), BX
+	VMOVUPS      (BX), Y2
+	VBROADCASTSS word4b400000<>+0(SB), Y3
+	VXORPS       Y4, Y4, Y4
+	TESTQ        CX, CX
+	JZ           loopdone
+
+loop:
+	VBROADCASTSS (AX), Y5
+	VDIVPS       Y0, Y5, Y6
+	VMAXPS       Y1, Y6, Y6
+	VMINPS       Y2, Y6, Y6
+	VADDPS       Y3, Y6, Y6
+	VSUBPS       Y3, Y6, Y6
+	VMULPS       Y0, Y6, Y6
+	VSUBPS       Y6, Y5, Y5
+	VMULPS       Y5, Y5, Y5
+	VBROADCASTSS (DX), Y6
+	VMULPS       Y6, Y5, Y5
+	ADDQ         $0x00000004, DX
+	VADDPS       Y5, Y4, Y4
+	ADDQ         $0x00000004, AX
+	DECQ         CX
+	JNZ          loop
+
+loopdone:
+	MOVQ    sums+0(FP), AX
+	VMOVUPS Y4, (AX)
+	VZEROUPPER
+	RET
+
 // func packF16AVX2(dst *byte, src *float32, n int)
 // Requires: AVX, F16C
 TEXT ·packF16AVX2(SB), NOSPLIT, $0-24
@@ -1657,6 +1738,83 @@ loopdone:
 	VMAXSD        X0, X4, X4
 	VMAXSD        16(AX), X4, X4
 	VMOVSD        X4, 16(AX)
+	VZEROUPPER
+	RET
+
+// func trialErrorsAVX512(sums *float32, x *float32, n int, scales *float32, lows *float32, highs *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·trialErrorsAVX512(SB), NOSPLIT, $0-48
+	MOVQ         x+8(FP), AX
+	MOVQ         n+16(FP), CX
+	MOVQ         scales+24(FP), DX
+	VMOVUPS      (DX), Z0
+	MOVQ         lows+32(FP), DX
+	VMOVUPS      (DX), Z1
+	MOVQ         highs+40(FP), DX
+	VMOVUPS      (DX), Z2
+	VBROADCASTSS word4b400000<>+0(SB), Z3
+	VXORPS       Z4, Z4, Z4
+	TESTQ        CX, CX
+	JZ           loopdone
+
+loop:
+	VBROADCASTSS (AX), Z5
+	VDIVPS       Z0, Z5, Z6
+	VMAXPS       Z1, Z6, Z6
+	VMINPS       Z2, Z6, Z6
+	VADDPS       Z3, Z6, Z6
+	VSUBPS       Z3, Z6, Z6
+	VMULPS       Z0, Z6, Z6
+	VSUBPS       Z6, Z5, Z5
+	VMULPS       Z5, Z5, Z5
+	VADDPS       Z5, Z4, Z4
+	ADDQ         $0x00000004, AX
+	DECQ         CX
+	JNZ          loop
+
+loopdone:
+	MOVQ    sums+0(FP), AX
+	VMOVUPS Z4, (AX)
+	VZEROUPPER
+	RET
+
+// func weighedTrialErrorsAVX512(sums *float32, x *float32, w *float32, n int, scales *float32, lows *float32, highs *float32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·weighedTrialErrorsAVX512(SB), NOSPLIT, $0-56
+	MOVQ         x+8(FP), AX
+	MOVQ         n+24(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         scales+32(FP), BX
+	VMOVUPS      (BX), Z0
+	MOVQ         lows+40(FP), BX
+	VMOVUPS      (BX), Z1
+	MOVQ         highs+48(FP), BX
+	VMOVUPS      (BX), Z2
+	VBROADCASTSS word4b400000<>+0(SB), Z3
+	VXORPS       Z4, Z4, Z4
+	TESTQ        CX, CX
+	JZ           loopdone
+
+loop:
+	VBROADCASTSS (AX), Z5
+	VDIVPS       Z0, Z5, Z6
+	VMAXPS       Z1, Z6, Z6
+	VMINPS       Z2, Z6, Z6
+	VADDPS       Z3, Z6, Z6
+	VSUBPS       Z3, Z6, Z6
+	VMULPS       Z0, Z6, Z6
+	VSUBPS       Z6, Z5, Z5
+	VMULPS       Z5, Z5, Z5
+	VMULPS.BCST  (DX), Z5, Z5
+	ADDQ         $0x00000004, DX
+	VADDPS       Z5, Z4, Z4
+	ADDQ         $0x00000004, AX
+	DECQ         CX
+	JNZ          loop
+
+loopdone:
+	MOVQ    sums+0(FP), AX
+	VMOVUPS Z4, (AX)
 	VZEROUPPER
 	RET
 

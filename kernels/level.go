@@ -51,6 +51,11 @@ type ops struct {
 	// pack rounds n times packLanes numbers to types of 16 bits.
 	pack      map[dtype.Type]func(dst *byte, src *float32, n int)
 	packLanes int
+	// trials and weighed are the loops of Trials.Errors for trialLanes grids
+	// at a time; 0 without assembly.
+	trials     func(sums, x *float32, n int, scales, lows, highs *float32)
+	weighed    func(sums, x, w *float32, n int, scales, lows, highs *float32)
+	trialLanes int
 	// gate sets dst to act(g) * up.
 	gate [numActivations]gateFunc
 	// gateGrad sets dg to dy*up*act'(g) and dup to dy*act(g). dg may be g, and dup

@@ -3,8 +3,10 @@ package quantize
 import (
 	"errors"
 	"math"
+	"sync"
 
 	"llmc/dtype"
+	"llmc/kernels"
 )
 
 // Clip is how the range of a group is chosen.
@@ -109,18 +111,44 @@ func FitGrid(s Scheme, clip Clip, x, importance []float32) (Grid, error) {
 	if clip != ClipMSE || (lo == 0 && hi == 0) {
 		return best, nil
 	}
-	least := gridError(best, x, importance, math.MaxFloat32)
+	t := trialPool.Get().(*trials)
+	defer trialPool.Put(t)
+	t.grids[0] = best
 	for i := 1; i < clipTrials; i++ {
 		shrink := 1 - float32(i)/clipSteps
-		g := s.rangeGrid(lo*shrink, hi*shrink)
-		if g == best {
-			continue
-		}
-		if e := gridError(g, x, importance, least); e < least {
-			best, least = g, e
+		t.grids[i] = s.rangeGrid(lo*shrink, hi*shrink)
+	}
+	t.measure(x, importance)
+	least := 0
+	for i, e := range t.errors {
+		if e < t.errors[least] {
+			least = i
 		}
 	}
-	return best, nil
+	return t.grids[least], nil
+}
+
+// trials are the grids of one search and the sums of importance * error² on each.
+type trials struct {
+	grids                       [clipTrials]Grid
+	errors, scales, lows, highs [clipTrials]float32
+}
+
+var trialPool = sync.Pool{New: func() any { return new(trials) }}
+
+// measure sets the errors of a group.
+func (t *trials) measure(x, importance []float32) {
+	if t.grids[0].Float {
+		for i, g := range t.grids {
+			t.errors[i] = floatError(g, x, importance)
+		}
+		return
+	}
+	for i, g := range t.grids {
+		t.scales[i], t.lows[i], t.highs[i] = g.Scale, -float32(g.Zero), float32(g.Max)-float32(g.Zero)
+	}
+	grids := kernels.Trials{Scales: t.scales[:], Lows: t.lows[:], Highs: t.highs[:]}
+	grids.Errors(t.errors[:], x, importance)
 }
 
 // rangeGrid is the grid that covers lo <= 0 <= hi.
@@ -157,38 +185,15 @@ func (s Scheme) roundScale(exact float64) float32 {
 	return scale
 }
 
-// gridError is the sum of importance * error² of a group, in order; it may
-// stop early with any number above limit.
-func gridError(g Grid, x, importance []float32, limit float32) float32 {
-	const magic = 3 << 22
-	lo, hi := -float32(g.Zero), float32(g.Max)-float32(g.Zero)
+// floatError is the sum of importance * error² of a group on a grid of floats.
+func floatError(g Grid, x, importance []float32) float32 {
 	var sum float32
-	if g.Float {
-		for i, v := range x {
-			d := v - dtype.RoundF8E4M3(v/g.Scale)*g.Scale
-			if d *= d; importance != nil {
-				d *= importance[i]
-			}
-			sum += d
+	for i, v := range x {
+		d := v - dtype.RoundF8E4M3(v/g.Scale)*g.Scale
+		if d *= d; importance != nil {
+			d *= importance[i]
 		}
-		return sum
-	}
-	for start := 0; start < len(x) && sum <= limit; start += 32 {
-		part := x[start:min(start+32, len(x))]
-		if importance == nil {
-			for _, v := range part {
-				q := min(max(v/g.Scale, lo), hi)
-				d := v - (q+magic-magic)*g.Scale
-				sum += d * d
-			}
-			continue
-		}
-		weights := importance[start:][:len(part)]
-		for i, v := range part {
-			q := min(max(v/g.Scale, lo), hi)
-			d := v - (q+magic-magic)*g.Scale
-			sum += d * d * weights[i]
-		}
+		sum += d
 	}
 	return sum
 }

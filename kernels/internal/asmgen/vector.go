@@ -27,6 +27,7 @@ func (g *gen) vectors() {
 	g.rotatePairs()
 	g.divergence()
 	g.differences()
+	g.trials()
 }
 
 // next moves pointers on by a vector.
