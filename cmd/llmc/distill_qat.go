@@ -97,7 +97,8 @@ func (d *distillation) planRounding(global *globalOptions, o *distillOptions) er
 		if flag == "clip" { // which is about gradients here
 			flag = "range"
 		}
-		return o.flags.Changed(flag) || slices.Contains(d.own, flag)
+		// --resume, --max-memory and others are those of training.
+		return slices.Contains(roundingFlags, flag) && o.flags.Changed(flag) || slices.Contains(d.own, flag)
 	}
 	q.out, q.method, q.activations, q.maxShard = d.out, "rtn", "none", o.maxShard
 	job, err := q.settle(global, []string{d.from.Path})
