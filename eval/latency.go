@@ -11,11 +11,10 @@ import (
 
 // How latencies are measured: a prompt of at most promptTokens, then
 // decodeTokens one by one, each the likeliest; once to warm up, then
-// latencyRepeats times.
+// as often as asked for.
 const (
-	promptTokens   = 512
-	decodeTokens   = 32
-	latencyRepeats = 5
+	promptTokens = 512
+	decodeTokens = 32
 )
 
 // timing is one measurement.
@@ -33,7 +32,7 @@ func (r *run) latencies(ctx context.Context, subjects []*Subject, report *Report
 		}
 	}
 	timings := make([][]timing, len(r.runners))
-	rounds := latencyRepeats + 1
+	rounds := r.opts.Repeats + 1
 	for round := range rounds {
 		for m, run := range r.runners {
 			t, err := measureOnce(ctx, run, prompt)

@@ -17,6 +17,7 @@ type Options struct {
 	Chunks   int      // run at most this many windows; 0 means all
 	Threads  int      // GOMAXPROCS; results do not depend on it
 	Latency  bool     // measure speed too
+	Repeats  int      // how often speed is measured; 0 means DefaultRepeats
 	// LatencyDevice is what speed is measured on; nil for the models' own.
 	LatencyDevice kernels.Device
 	// BaselineTokens measures every model on the baseline's tokens where its own
@@ -26,6 +27,9 @@ type Options struct {
 	// Progress is told how many windows of about how many are done; may be nil.
 	Progress func(stage string, done, total int64)
 }
+
+// DefaultRepeats is how often speed is measured.
+const DefaultRepeats = 5
 
 // DefaultContext is llama-perplexity's.
 const DefaultContext = 512
@@ -74,6 +78,9 @@ func Run(ctx context.Context, subjects []*Subject, text Text, opts Options) (*Re
 	r := &run{layout: l, text: text, opts: opts, tallies: make([]tally, len(subjects))}
 	if r.opts.Threads <= 0 {
 		r.opts.Threads = runtime.GOMAXPROCS(0)
+	}
+	if r.opts.Repeats <= 0 {
+		r.opts.Repeats = DefaultRepeats
 	}
 	defer r.close()
 	for i, s := range subjects {

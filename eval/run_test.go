@@ -235,7 +235,7 @@ func TestLatency(t *testing.T) {
 	for _, m := range report.Models {
 		l := m.Latency
 		if l == nil || l.PrefillTokensPerSecond <= 0 || l.DecodeTokensPerSecond <= 0 || l.TimeToFirstTokenMS <= 0 ||
-			l.Repeats != latencyRepeats || l.PromptTokens != 15 {
+			l.Repeats != DefaultRepeats || l.PromptTokens != 15 {
 			t.Errorf("%s: latency %+v", m.Path, l)
 		}
 	}

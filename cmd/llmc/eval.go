@@ -27,6 +27,7 @@ type evalOptions struct {
 	stride   int
 	chunks   int
 	latency  bool
+	repeats  int
 	compute  string
 	baseline bool // baseline's tokens for all
 
@@ -77,6 +78,7 @@ The gates, for CI, apply to the variants, or to the only model.`,
 	flags.IntVar(&o.stride, "stride", 0, "tokens that a window moves by, for --protocol stride (default: half the context)")
 	flags.IntVar(&o.chunks, "chunks", 0, "measure at most this many windows (default: all)")
 	flags.BoolVar(&o.latency, "latency", false, "measure speed too: prefill, decoding, time to the first token")
+	flags.IntVar(&o.repeats, "repeats", eval.DefaultRepeats, "how often to measure speed, after a warm-up; medians are reported")
 	flags.StringVar(&o.compute, "compute", "", computeHelp+" (default: exact for perplexity, fast for speed)")
 	flags.StringVar(&o.activations, "activations", "rounded",
 		"rounded: as the engines that run a checkpoint round them, if it says so; exact: as they are")
@@ -106,7 +108,7 @@ func (o *evalOptions) devices(global *globalOptions) (perplexity, latency kernel
 func (o *evalOptions) check(global *globalOptions, models int) (eval.Options, eval.Gates, error) {
 	opts := eval.Options{
 		Context: o.context, Stride: o.stride, Chunks: o.chunks, Threads: global.threads,
-		Latency: o.latency, BaselineTokens: o.baseline, Progress: global.ui.progress,
+		Latency: o.latency, Repeats: o.repeats, BaselineTokens: o.baseline, Progress: global.ui.progress,
 	}
 	var err error
 	if opts.Protocol, err = eval.ParseProtocol(o.protocol); err != nil {
@@ -119,6 +121,8 @@ func (o *evalOptions) check(global *globalOptions, models int) (eval.Options, ev
 		return opts, eval.Gates{}, fault.Usage("--activations is %q, allowed are rounded and exact", o.activations)
 	case !kernels.CacheBits(o.kvBits).Valid():
 		return opts, eval.Gates{}, fault.Usage("--kv-bits is %d, allowed are 8 and 4", o.kvBits)
+	case o.repeats < 1:
+		return opts, eval.Gates{}, fault.Usage("--repeats is %d, allowed is 1 or more", o.repeats)
 	case o.chunks < 0:
 		return opts, eval.Gates{}, fault.Usage("--chunks is %d, allowed is 1 or more (0 for all)", o.chunks)
 	}

@@ -15,6 +15,9 @@ other work drift. Figures are medians of the rounds, ratios medians of the ratio
 within a round. Shares are of the machine's ceilings in the same round: of
 multiply-adds for floats and exact prefill, of integer products for fast prefill,
 of reading memory for decoding.
+
+With --record FILE, rounds are kept there and the table is of all that it has, so
+that a long comparison can be made in pieces: --rounds 1 as often as there is time.
 """
 
 import argparse
@@ -82,7 +85,7 @@ def llamacpp(bench, model, threads):
 
 def llmc(work, model, threads, compute):
     report = json.loads(run(work / "llmc", "eval", model, "--text", text(work), "--context", PROMPT, "--chunks", 1,
-                            "--latency", "--compute", compute, "--threads", threads, "--json", "--quiet"))
+                            "--latency", "--repeats", 1, "--compute", compute, "--threads", threads, "--json", "--quiet"))
     latency = report["models"][0]["latency"]
     assert latency["compute"].startswith(compute)
     return latency["prefill_tokens_per_second"], latency["decode_tokens_per_second"]
@@ -98,21 +101,33 @@ def work_of(work, model):
     return operations, size, info["scheme"]
 
 
-def compare(options, work, model, threads, compute):
+def measure(options, model, threads, compute):
+    """One round: the rates of both, and what the ceilings allow."""
+    work = options.work
     operations, size, scheme = work_of(work, model)
-    rounds = []
-    for i in range(options.rounds):
-        fma, integer, read = ceilings(work, threads)
-        theirs = llamacpp(options.llama_bench, model, threads)
-        ours = llmc(work, model, threads, compute)
-        top = fma if compute == "exact" or scheme in FLOATS else integer
-        rounds.append((theirs, ours, (top / operations, read / size)))
-        print(f"{model.name}, {threads} threads, {compute}, round {i + 1}: {theirs} {ours}", file=sys.stderr)
-    for j, what in enumerate(["prefill", "decode"]):
-        def median(f):
-            return statistics.median(f(theirs[j], ours[j], most[j]) for theirs, ours, most in rounds)
-        print(f"| {model.stem}, {what}, {compute}, {threads} | {median(lambda t, o, m: t):.1f} | {median(lambda t, o, m: t / m):.0%} "
-              f"| {median(lambda t, o, m: o):.1f} | {median(lambda t, o, m: o / m):.0%} | {median(lambda t, o, m: o / t):.2f} |", flush=True)
+    fma, integer, read = ceilings(work, threads)
+    theirs = llamacpp(options.llama_bench, model, threads)
+    ours = llmc(work, model, threads, compute)
+    top = fma if compute == "exact" or scheme in FLOATS else integer
+    print(f"{model.name}, {threads} threads, {compute}: {theirs} {ours}", file=sys.stderr)
+    return {"model": model.stem, "threads": threads, "compute": compute,
+            "theirs": theirs, "ours": ours, "most": (top / operations, read / size)}
+
+
+def table(rounds):
+    """The lines of a table: medians of the rounds of each case."""
+    cases = {}
+    for r in rounds:
+        cases.setdefault((r["model"], r["threads"], r["compute"]), []).append(r)
+    yield "| model, what, arithmetic, threads | rounds | llama.cpp tok/s | of ceiling | llmc tok/s | of ceiling | ratio |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for (model, threads, compute), case in cases.items():
+        for j, what in enumerate(["prefill", "decode"]):
+            def median(f):
+                return statistics.median(f(r["theirs"][j], r["ours"][j], r["most"][j]) for r in case)
+            yield (f"| {model}, {what}, {compute}, {threads} | {len(case)} "
+                   f"| {median(lambda t, o, m: t):.1f} | {median(lambda t, o, m: t / m):.0%} "
+                   f"| {median(lambda t, o, m: o):.1f} | {median(lambda t, o, m: o / m):.0%} | {median(lambda t, o, m: o / t):.2f} |")
 
 
 def main():
@@ -124,18 +139,25 @@ def main():
     parser.add_argument("--threads", default="2,1")
     parser.add_argument("--compute", default="fast", help="fast, exact, or fast,exact")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--record", type=Path, help="file of rounds, which those of this run join")
     options = parser.parse_args()
     if not options.llama_bench:
         sys.exit("llama-bench is not named: set LLAMA_BENCH or add --llama-bench")
     options.work.mkdir(parents=True, exist_ok=True)
     build(options.work)
     models = options.models or make_models(options.work, options.types.split(","))
-    print("| model, what, arithmetic, threads | llama.cpp tok/s | of ceiling | llmc tok/s | of ceiling | ratio |")
-    print("|---|--:|--:|--:|--:|--:|")
-    for model in models:
-        for threads in options.threads.split(","):
-            for compute in options.compute.split(","):
-                compare(options, options.work, model, int(threads), compute)
+    rounds = []
+    if options.record and options.record.exists():
+        rounds = [json.loads(line) for line in options.record.read_text().splitlines()]
+    for _ in range(options.rounds):
+        for model in models:
+            for threads in map(int, options.threads.split(",")):
+                for compute in options.compute.split(","):
+                    rounds.append(measure(options, model, threads, compute))
+                    if options.record:
+                        with options.record.open("a") as f:
+                            f.write(json.dumps(rounds[-1]) + "\n")
+    print("\n".join(table(rounds)))
 
 
 if __name__ == "__main__":
