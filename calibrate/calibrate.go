@@ -45,6 +45,13 @@ type Options struct {
 	FirstToken float64
 	// Final visits what the final norm puts out, too, which the head multiplies.
 	Final bool
+	// Sequential shows the linears of a block in the order in which the model runs
+	// them, each with the inputs that those before it give as the visitor left them
+	// (GPTQ's authors call it true-sequential). It takes the windows through a
+	// block once, not twice, if there is memory for what is between its linears.
+	// It goes with visitors that change only the linears that they are called for.
+	// Mixtures of experts are walked without.
+	Sequential bool
 	// Unchanged is set when the visitor leaves all weights as they are, which
 	// saves taking the windows through every block once more.
 	Unchanged bool
@@ -84,7 +91,8 @@ func (o *Options) dir() string {
 }
 
 // Visitor is called once for each input of a block, with the linears that
-// share it, from the last to the first: down; gate and up; o; q, k and v. Of a
+// share it, from the last to the first: down; gate and up; o; q, k and v; with
+// Options.Sequential from the first to the last. Of a
 // mixture it is called for each expert, in.Expert, and with the input of the
 // router, which all tokens are seen at, after all downs and before the first
 // gate; see [model.Config.Inputs]. With
@@ -96,8 +104,8 @@ func (o *Options) dir() string {
 type Visitor func(ctx context.Context, block int, roles []model.Role, in *Inputs) error
 
 // Walk runs windows of token ids through the model of w. All inputs of a block
-// are gathered with its weights as they are and the blocks before it as the
-// visitor left them. What is in memory at a time is one block, its Inputs or
+// are gathered with the blocks before it as the visitor left them, and its own
+// weights as they are, but see Options.Sequential. What is in memory at a time is one block, its Inputs or
 // some of them, and the hidden states of all windows or of one; see
 // [NewSchedule].
 //
@@ -213,10 +221,19 @@ func (w *walk) embed(ctx context.Context, windows [][]int32) error {
 
 // save keeps a window's hidden states and frees them.
 func (w *walk) save(window int, x *kernels.Tensor) error {
-	values := make([]float32, x.Rows*x.Cols)
-	w.dev.Read(values, x)
-	w.dev.Free(x)
-	return w.hidden.save(window, values)
+	defer w.dev.Free(x)
+	return w.hidden.save(window, read(w.dev, x))
+}
+
+// take returns a copy of a window's hidden states, which the caller frees.
+func (w *walk) take(window int) (*kernels.Tensor, error) {
+	values, err := w.hidden.load(window)
+	if err != nil {
+		return nil, err
+	}
+	x := w.dev.NewTensor(w.rows[window], len(values)/w.rows[window])
+	w.dev.Write(x, values)
+	return x, nil
 }
 
 // block gathers the inputs of a block, lets the visitor at them, and takes the
@@ -228,6 +245,9 @@ func (w *walk) block(ctx context.Context, i int, visit Visitor) error {
 	}
 	w.state = w.model.NewState() // without the keys and values of other blocks
 	kept := w.kept(i)
+	if kept == nil && w.schedule.Sequential {
+		return w.sequence(ctx, i, visit)
+	}
 	if kept == nil {
 		if err := w.compress(ctx, i, visit); err != nil {
 			return err
@@ -319,16 +339,14 @@ func (w *walk) drop(i int) {
 
 // forward takes all windows through a block as it is loaded.
 func (w *walk) forward(ctx context.Context, i int, each func(window int, x *kernels.Tensor) error) error {
-	for window, rows := range w.rows {
+	for window := range w.rows {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		values, err := w.hidden.load(window)
+		x, err := w.take(window)
 		if err != nil {
 			return err
 		}
-		x := w.dev.NewTensor(rows, len(values)/rows)
-		w.dev.Write(x, values)
 		w.state.Truncate(0)
 		w.model.Block(i, x, w.state)
 		if err := each(window, x); err != nil {
@@ -343,16 +361,14 @@ func (w *walk) forward(ctx context.Context, i int, each func(window int, x *kern
 func (w *walk) final(ctx context.Context, visit Visitor) error {
 	roles := []model.Role{model.Head}
 	g := newGatherer(w.dev, model.Input{Roles: roles}, w.weights.Config.Hidden, w.options.Hessian)
-	for window, rows := range w.rows {
+	for window := range w.rows {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		values, err := w.hidden.load(window)
+		x, err := w.take(window)
 		if err != nil {
 			return err
 		}
-		x := w.dev.NewTensor(rows, len(values)/rows)
-		w.dev.Write(x, values)
 		w.model.Norm(x)
 		g.add(x)
 		w.dev.Free(x)
@@ -378,17 +394,31 @@ func (w *walk) pass(ctx context.Context, i int, pass []input, through bool, visi
 	}
 	w.trim()
 	for at, g := range slices.Backward(gathered) {
-		in, err := g.inputs()
-		if err != nil {
-			return fmt.Errorf("block %d, the input of %s: %w", i, inputString(g.to), err)
-		}
 		gathered[at] = nil // its memory goes when the visitor returns
-		if err := visit(ctx, i, g.to.Roles, in); err != nil {
+		if err := w.show(ctx, i, g, visit); err != nil {
 			return err
 		}
 		w.advance(pass[at].solve.Flops)
 	}
 	return nil
+}
+
+// show lets the visitor at what was gathered.
+func (w *walk) show(ctx context.Context, i int, g *gatherer, visit Visitor) error {
+	in, err := g.inputs()
+	if err != nil {
+		return fmt.Errorf("block %d, the input of %s: %w", i, inputString(g.to), err)
+	}
+	return visit(ctx, i, g.to.Roles, in)
+}
+
+// gatherer begins to gather an input.
+func (w *walk) gatherer(in input) *gatherer {
+	g := newGatherer(w.dev, in.to, int(in.width), w.options.Hessian)
+	if slices.Contains(in.to.Roles, model.K) {
+		g.first = w.options.FirstToken
+	}
+	return g
 }
 
 // gather runs all windows through a block, and throws the results away unless
@@ -397,10 +427,7 @@ func (w *walk) gather(ctx context.Context, i int, pass []input, through bool) ([
 	var all []*gatherer
 	gatherers := map[inputKey]*gatherer{}
 	for _, in := range pass {
-		g := newGatherer(w.dev, in.to, int(in.width), w.options.Hessian)
-		if slices.Contains(in.to.Roles, model.K) {
-			g.first = w.options.FirstToken
-		}
+		g := w.gatherer(in)
 		gatherers[keyOf(in.to)] = g
 		all = append(all, g)
 	}
@@ -435,9 +462,7 @@ func (w *walk) seeThrough(i, window int, x *kernels.Tensor) error {
 	if err != nil {
 		return err
 	}
-	after := make([]float32, x.Rows*x.Cols)
-	w.dev.Read(after, x)
-	w.options.Through(i, before, after)
+	w.options.Through(i, before, read(w.dev, x))
 	return nil
 }
 

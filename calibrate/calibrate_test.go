@@ -128,10 +128,15 @@ type seen struct {
 
 func walked(t *testing.T, w *model.Weights, windows [][]int32, threads int, visit Visitor) []seen {
 	t.Helper()
+	return walkedWith(t, w, windows, threads, Options{Hessian: true}, visit)
+}
+
+func walkedWith(t *testing.T, w *model.Weights, windows [][]int32, threads int, o Options, visit Visitor) []seen {
+	t.Helper()
 	dev := kernels.NewCPU(threads)
 	defer dev.Close()
 	var all []seen
-	err := Walk(context.Background(), dev, w, windows, Options{Hessian: true}, func(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
+	err := Walk(context.Background(), dev, w, windows, o, func(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
 		all = append(all, seen{block, roles, *in})
 		if visit != nil {
 			return visit(ctx, block, roles, in)

@@ -21,8 +21,10 @@ type Cost struct {
 // Schedule is how a walk keeps within its memory. What a walk gives does not
 // depend on it.
 type Schedule struct {
-	Passes int  // how often all windows go through a block to gather its inputs
-	OnDisk bool // hidden states are kept in a file, not in memory
+	Passes     int  // how often all windows go through a block to gather its inputs
+	OnDisk     bool // hidden states are kept in a file, not in memory
+	Sequential bool // Options.Sequential, where it applies
+	KeepInner  bool // with Sequential: what o and down multiply is kept in memory, not computed again
 
 	Peak        int64   // bytes of memory, resident, at the most
 	Least       int64   // what Peak can be brought down to by MaxMemory
@@ -33,23 +35,62 @@ type Schedule struct {
 	forward float64   // operations that take all windows through a block
 	block   float64   // operations of a block, that included
 	mapped  int64     // bytes of weights that are views of files
+
+	halves [2]halfFlops // of a block, with Sequential
+}
+
+// halfFlops are the operations that take all windows through half a block: its
+// first linears and attention, and its last.
+type halfFlops struct{ first, last float64 }
+
+// end are those from the hidden states before a half to those after it.
+func (h halfFlops) end(kept bool) float64 {
+	if kept {
+		return h.last
+	}
+	return h.first + h.last
+}
+
+// input returns the input of a dense block that a linear multiplies.
+func (s *Schedule) input(first model.Role) input {
+	for _, in := range slices.Concat(s.passes...) {
+		if in.to.Roles[0] == first {
+			return in
+		}
+	}
+	panic("calibrate: no input of " + first.String())
 }
 
 // NewSchedule fits a walk over windows of up to context tokens into
 // o.MaxMemory bytes, 0 for as many as it likes. It prefers hidden states in
-// memory to a file and a file to gathering in several passes. What cannot be
-// done in that much memory is an error that says what is needed.
+// memory to a file and a file to gathering in several passes. With
+// o.Sequential it keeps what is between a block's linears if there is room, and
+// never more than innerBytes of it without a limit. What cannot be done in that
+// much memory is an error that says what is needed.
 func NewSchedule(w *model.Weights, windows, context int, o Options) (*Schedule, error) {
 	p := planner{weights: w, windows: int64(windows), context: int64(context), options: o}
 	inputs := p.inputs()
-	all := [][]input{inputs}
-	least := p.schedule(p.single(inputs), true)
-	s := p.schedule(all, false)
-	if o.MaxMemory > 0 && s.Peak > o.MaxMemory {
-		s = p.schedule(all, true)
+	single := p.single(inputs)
+	least := p.schedule(single, true)
+	var choices []func() *Schedule
+	if o.Sequential && !o.Unchanged && w.Config.Experts.Count == 0 {
+		least = p.sequential(single, true, false)
+		if o.MaxMemory > 0 || p.inner() <= innerBytes {
+			choices = append(choices, func() *Schedule { return p.sequential(single, false, true) })
+		}
+		choices = append(choices, func() *Schedule { return p.sequential(single, false, false) },
+			func() *Schedule { return least })
+	} else {
+		all := [][]input{inputs}
+		choices = append(choices, func() *Schedule { return p.schedule(all, false) },
+			func() *Schedule { return p.schedule(all, true) },
+			func() *Schedule { return p.schedule(p.split(inputs), true) })
 	}
-	if o.MaxMemory > 0 && s.Peak > o.MaxMemory {
-		s = p.schedule(p.split(inputs), true)
+	var s *Schedule
+	for _, choice := range choices {
+		if s = choice(); o.MaxMemory <= 0 || s.Peak <= o.MaxMemory {
+			break
+		}
 	}
 	s.Least = min(least.Peak, s.Peak)
 	if o.MaxMemory <= 0 || s.Peak <= o.MaxMemory {
@@ -164,6 +205,45 @@ func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
 	return s
 }
 
+// innerBytes is how much of what is between a block's linears is kept in memory
+// when no limit was set.
+const innerBytes = 2 << 30
+
+// inner is how large the widest input of o or down is, of all windows.
+func (p *planner) inner() int64 {
+	c := &p.weights.Config
+	return 4 * p.windows * p.context * int64(max(c.Heads*c.HeadDim, c.FFN))
+}
+
+// sequential adds up what a walk takes that shows one input after the other.
+func (p *planner) sequential(single [][]input, onDisk, keep bool) *Schedule {
+	s := p.schedule(single, onDisk)
+	s.Passes, s.Sequential, s.KeepInner = 1, true, keep
+	if keep {
+		s.Peak += p.inner()
+	}
+	c := &p.weights.Config
+	tokens := float64(p.windows * p.context)
+	linears := func(roles ...model.Role) (flops float64) {
+		for _, role := range roles {
+			shape := c.Shape(model.ID{Role: role})
+			flops += 2 * tokens * float64(shape[0]*shape[1])
+		}
+		return flops
+	}
+	s.halves[0] = halfFlops{linears(model.Q, model.K, model.V) + p.attentionFlops(), linears(model.O)}
+	s.halves[1] = halfFlops{linears(model.Gate, model.Up), linears(model.Down)}
+	s.block = 0
+	for _, h := range s.halves {
+		s.block += h.first + h.end(keep)
+	}
+	for _, in := range slices.Concat(single...) {
+		s.block += in.gather + in.solve.Flops
+	}
+	s.Flops = float64(c.Blocks) * s.block
+	return s
+}
+
 // programBytes is what the program takes besides: code, tokenizer, text.
 const programBytes = 128 << 20
 
@@ -250,8 +330,13 @@ func (p *planner) forwardFlops() float64 {
 			weights += c.ShareOf(shared.Expert) * float64(shape[0]*shape[1])
 		}
 	}
-	attention := float64(p.context) * float64(c.Heads*c.HeadDim) // causal: half of all pairs
-	return 2 * float64(p.windows*p.context) * (weights + attention)
+	return 2*float64(p.windows*p.context)*weights + p.attentionFlops()
+}
+
+// attentionFlops are those of a block's attention, without its linears.
+func (p *planner) attentionFlops() float64 {
+	c := &p.weights.Config
+	return 2 * float64(p.windows*p.context) * float64(p.context) * float64(c.Heads*c.HeadDim) // causal: half of all pairs
 }
 
 // sizeString writes a number of bytes for people: 2.31 GB.

@@ -206,6 +206,20 @@ func (m *Model) LoadBlock(w *Weights, i int) error {
 	return nil
 }
 
+// LoadLinear loads a linear of a block that is loaded again, after its weight or
+// the rounding of its inputs was replaced.
+func (m *Model) LoadLinear(w *Weights, id ID) error {
+	m.mustBeLoaded(id.Block)
+	mat, err := w.Matrix(id)
+	if err != nil {
+		return err
+	}
+	b := &m.blocks[id.Block]
+	b.weights[inBlock(id)] = m.load(w, id, mat)
+	b.inputs[inBlock(id)], err = w.Inputs(id)
+	return err
+}
+
 // inBlock is how a loaded block knows one of its tensors.
 func inBlock(id ID) ID {
 	id.Block = 0
@@ -403,14 +417,28 @@ func (m *Model) mustBeLoaded(i int) {
 
 // attention adds the block's self-attention to x.
 func (m *Model) attention(i int, x *kernels.Tensor, cache kernels.Cache) {
-	c, d := &m.cfg, m.dev
-	in := d.NewTensor(x.Rows, c.Hidden)
-	m.normTo(i, AttnNorm, in, x)
+	in := m.attentionInput(i, x)
 	m.see(i, NoExpert, attnIn, in)
+	mixed := m.mix(i, in, cache)
+	m.dev.Free(in)
+	m.see(i, NoExpert, attnOut, mixed)
+	m.addAttention(i, x, mixed)
+	m.dev.Free(mixed)
+}
+
+// attentionInput returns what q, k and v multiply.
+func (m *Model) attentionInput(i int, x *kernels.Tensor) *kernels.Tensor {
+	in := m.dev.NewTensor(x.Rows, m.cfg.Hidden)
+	m.normTo(i, AttnNorm, in, x)
+	return in
+}
+
+// mix returns what the heads make of in, side by side.
+func (m *Model) mix(i int, in *kernels.Tensor, cache kernels.Cache) *kernels.Tensor {
+	c, d := &m.cfg, m.dev
 	q := m.linear(i, ID{Role: Q}, in)
 	k := m.linear(i, ID{Role: K}, in)
 	v := m.linear(i, ID{Role: V}, in)
-	d.Free(in)
 	if c.Family.QKNorm {
 		m.normTo(i, QNorm, q, q)
 		m.normTo(i, KNorm, k, k)
@@ -418,7 +446,7 @@ func (m *Model) attention(i int, x *kernels.Tensor, cache kernels.Cache) {
 	start := cache.Len()
 	d.Rotate(q, c.HeadDim, m.ropes[i], start)
 	d.Rotate(k, c.HeadDim, m.ropes[i], start)
-	mixed := d.NewTensor(x.Rows, c.Heads*c.HeadDim)
+	mixed := d.NewTensor(in.Rows, c.Heads*c.HeadDim)
 	d.Attention(mixed, q, k, v, cache, kernels.AttentionSpec{
 		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim,
 		Scale: float32(c.AttnScale), Window: c.WindowOf(i),
@@ -426,15 +454,17 @@ func (m *Model) attention(i int, x *kernels.Tensor, cache kernels.Cache) {
 	d.Free(q)
 	d.Free(k)
 	d.Free(v)
-	m.see(i, NoExpert, attnOut, mixed)
+	return mixed
+}
+
+// addAttention adds to x what o makes of mixed.
+func (m *Model) addAttention(i int, x, mixed *kernels.Tensor) {
 	m.addTo(i, x, m.linear(i, ID{Role: O}, mixed), PostAttnNorm)
-	d.Free(mixed)
 }
 
 // feedForward adds the block's feed-forward layer to x, or its mixture of them.
 func (m *Model) feedForward(i int, x *kernels.Tensor) {
-	in := m.dev.NewTensor(x.Rows, m.cfg.Hidden)
-	m.normTo(i, FFNNorm, in, x)
+	in := m.feedForwardInput(i, x)
 	var y *kernels.Tensor
 	if m.cfg.Experts.Count > 0 {
 		y = m.mixture(i, in)
@@ -444,6 +474,13 @@ func (m *Model) feedForward(i int, x *kernels.Tensor) {
 	}
 	m.dev.Free(in)
 	m.addTo(i, x, y, PostFFNNorm)
+}
+
+// feedForwardInput returns what gate and up multiply.
+func (m *Model) feedForwardInput(i int, x *kernels.Tensor) *kernels.Tensor {
+	in := m.dev.NewTensor(x.Rows, m.cfg.Hidden)
+	m.normTo(i, FFNNorm, in, x)
+	return in
 }
 
 // gated returns what a gated feed-forward layer makes of in [rows, hidden].

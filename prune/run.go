@@ -97,7 +97,9 @@ func NewRunOf(w *model.Weights, ids []model.ID, m Method, p Pattern, threads int
 // Options is what a walk has to gather and to keep for the run's method.
 func (r *Run) Options() calibrate.Options {
 	return calibrate.Options{
-		Hessian: r.method.Needs()&NeedsHessian != 0, Save: r.save, Load: r.load,
+		// A permutation changes the linears before the one it is for.
+		Sequential: r.method.Needs()&NeedsHessian != 0 && !r.permutes,
+		Hessian:    r.method.Needs()&NeedsHessian != 0, Save: r.save, Load: r.load,
 		Solve: func(rows, cols int) calibrate.Cost {
 			n, size := int64(cols), int64(rows)*int64(cols)
 			if r.method.Needs()&NeedsHessian == 0 {

@@ -249,12 +249,13 @@ func (m AWQScaler) Cost(rows, cols int) calibrate.Cost {
 	return cost
 }
 
-// FirstTokenShare is the Rounder's; see [TokenWeigher].
-func (m AWQScaler) FirstTokenShare() float64 {
-	if rounder, ok := m.Rounder.(TokenWeigher); ok {
-		return rounder.FirstTokenShare()
+// Walking is the Rounder's, see [Walker], but that scales move from a linear to
+// the one before it, which must not be rounded yet.
+func (m AWQScaler) Walking(o *calibrate.Options) {
+	if rounder, ok := m.Rounder.(Walker); ok {
+		rounder.Walking(o)
 	}
-	return 0
+	o.Sequential = false
 }
 
 // Quantize rounds l.Weight, scaled already; see [Method].

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"llmc/calibrate"
 	"llmc/internal/fault"
 	"llmc/internal/solve"
 	"llmc/kernels"
@@ -66,8 +67,11 @@ func (m GPTQSolver) Name() string {
 // Needs returns NeedsHessian.
 func (GPTQSolver) Needs() Needs { return NeedsHessian }
 
-// FirstTokenShare returns m.FirstToken; see [TokenWeigher].
-func (m GPTQSolver) FirstTokenShare() float64 { return m.FirstToken }
+// Walking asks for m.FirstToken, and for inputs as the linears before give them;
+// see [Walker].
+func (m GPTQSolver) Walking(o *calibrate.Options) {
+	o.FirstToken, o.Sequential = m.FirstToken, true
+}
 
 // Quantize rounds l.Weight; see [Method].
 func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Matrix, error) {

@@ -68,10 +68,10 @@ type Coster interface {
 	Cost(rows, cols int) calibrate.Cost
 }
 
-// TokenWeigher is a [Method] for whose Hessians tokens do not count alike.
-type TokenWeigher interface {
-	// FirstTokenShare is [calibrate.Options.FirstToken].
-	FirstTokenShare() float64
+// Walker is a [Method] that says how calibration walks through the model.
+type Walker interface {
+	// Walking sets what the method wants of a walk.
+	Walking(o *calibrate.Options)
 }
 
 // CalibrationOptions is what a walk has to gather, to plan and to keep for the
@@ -81,8 +81,8 @@ func (r *Run) CalibrationOptions() calibrate.Options {
 		Hessian: r.method.Needs()&NeedsHessian != 0, Final: r.roundsHead(),
 		Save: r.save, Load: r.load,
 	}
-	if m, ok := r.method.(TokenWeigher); ok {
-		o.FirstToken = m.FirstTokenShare()
+	if m, ok := r.method.(Walker); ok {
+		m.Walking(&o)
 	}
 	if m, ok := r.method.(Coster); ok {
 		o.Solve = m.Cost

@@ -70,6 +70,8 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 		return fault.Usage("--damp is %g, allowed is more than 0, up to 1", o.damp)
 	case !(o.firstToken >= 0 && o.firstToken <= 100):
 		return fault.Usage("--first-token is %g, allowed is 0 to 100", o.firstToken)
+	case o.sequential && given("true-sequential") && strings.HasPrefix(job.method.Name(), "awq"):
+		return fault.Usage("--true-sequential does not go with --method %s, which changes linears of a block before the one it looks at", job.method.Name())
 	case job.target == quantize.GGUF && o.actOrder:
 		return fault.Hint(fault.Usage("--act-order does not go with GGUF, whose blocks are of neighbouring columns"), "leave it out")
 	case o.staticGroups && !o.actOrder:
@@ -173,6 +175,7 @@ func (q *quantization) forecast(global *globalOptions, c *calibrationOptions, te
 	if err != nil {
 		return err
 	}
+	q.report.Calibration.Sequential = schedule.Sequential
 	kept := int64(0)
 	for i := range q.plan.Entries {
 		if e := &q.plan.Entries[i]; e.ID.Block >= 0 && q.out != nil && !q.job.gather {
@@ -195,6 +198,7 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 	if err != nil {
 		return err
 	}
+	q.report.Calibration.Sequential = schedule.Sequential
 	c.limit(schedule)
 	dev := global.newDevice()
 	if err := q.begin(ctx, global, o); err != nil {

@@ -390,6 +390,7 @@ func (p *pruning) prune(ctx context.Context, global *globalOptions, o *pruneOpti
 		if err != nil {
 			return err
 		}
+		p.report.Calibration.Sequential = schedule.Sequential
 		o.samples.limit(schedule)
 	}
 	dev := global.newDevice()

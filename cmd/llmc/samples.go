@@ -23,13 +23,15 @@ type sampleOptions struct {
 	context   int
 	seed      uint64
 	maxMemory string
-	resume    bool
+
+	sequential bool
+	resume     bool
 
 	memory int64 // bytes of maxMemory, 0 for no limit
 }
 
 // sampleFlags are their names.
-var sampleFlags = []string{"calibration", "samples", "calibration-context", "seed", "max-memory", "resume"}
+var sampleFlags = []string{"calibration", "samples", "calibration-context", "seed", "true-sequential", "max-memory", "resume"}
 
 // register adds the flags to a command; use says what the text is for.
 func (o *sampleOptions) register(cmd *cobra.Command, use string) {
@@ -38,6 +40,7 @@ func (o *sampleOptions) register(cmd *cobra.Command, use string) {
 	flags.IntVar(&o.samples, "samples", 128, "windows of calibration text")
 	flags.IntVar(&o.context, "calibration-context", 0, "tokens of such a window (default 2048, or the model's context if that is less)")
 	flags.Uint64Var(&o.seed, "seed", 0, "chooses the windows")
+	flags.BoolVar(&o.sequential, "true-sequential", true, "gptq and sparsegpt: q, k and v first, then o, then gate and up, then down, each with the inputs that those before it give by then; =false looks at the inputs of all at once")
 	flags.StringVar(&o.maxMemory, "max-memory", "", "keep calibration within this much memory: 4GB (default: no limit)")
 	flags.BoolVar(&o.resume, "resume", false, "go on with a run that was ended; begins one if there is none")
 	putUnder(topicCalibration, flags, sampleFlags...)
@@ -84,7 +87,7 @@ func (o *sampleOptions) window(c *model.Config) int {
 // schedule fits a walk over so many samples into the memory that is allowed, and
 // sets options accordingly.
 func (o *sampleOptions) schedule(w *model.Weights, samples int, options *calibrate.Options) (*calibrate.Schedule, error) {
-	options.MaxMemory = o.memory
+	options.MaxMemory, options.Sequential = o.memory, options.Sequential && o.sequential
 	return calibrate.NewSchedule(w, samples, o.window(&w.Config), *options)
 }
 
@@ -102,6 +105,8 @@ type sampleReport struct {
 	Context int    `json:"context"`
 	Tokens  int    `json:"tokens"`
 	Seed    uint64 `json:"seed"`
+	// Sequential says whether the linears of a block were looked at one after the other.
+	Sequential bool `json:"true_sequential"`
 }
 
 // sample is calibration text, whole and in windows of token ids.
