@@ -81,10 +81,21 @@ func klOf(base, variant []float64) float64 {
 	return kl
 }
 
+// always rounds to one scheme, whatever is asked for.
+type always struct {
+	RTN
+	scheme Scheme
+}
+
+func (m always) Quantize(ctx context.Context, l Layer, _ Scheme) (kernels.Matrix, error) {
+	return m.RTN.Quantize(ctx, l, m.scheme)
+}
+
 // TestMeasure compares the losses that were tried in the model with those of a
-// model that has the rounded matrix from the start.
+// model that has the rounded matrix from the start, rounded by the method that
+// was given where there are inputs to round by.
 func TestMeasure(t *testing.T) {
-	for _, untied := range []bool{false, true} {
+	for i, untied := range []bool{false, true, true} {
 		w := tinyWeights(t, tinymodel.Spec{Untied: untied})
 		windows := someTokens(2, 24)
 		types := []Scheme{TypeScheme(dtype.Q2_K), TypeScheme(dtype.Q4_0), TypeScheme(dtype.Q8_0)}
@@ -96,6 +107,9 @@ func TestMeasure(t *testing.T) {
 			}
 			done, total = d, all
 		}}
+		if i == 2 {
+			probe.Method = always{scheme: types[0]}
+		}
 		measured, err := Measure(context.Background(), kernels.NewCPU(2), w, windows, func(model.ID, int, int) []Scheme { return types }, probe)
 		if err != nil {
 			t.Fatal(err)
@@ -123,7 +137,11 @@ func TestMeasure(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			q, err := RTN{}.Quantize(context.Background(), Layer{Weight: original, Inputs: importance[s.ID]}, types[tried])
+			to := types[tried]
+			if probe.Method != nil && s.ID.Role != model.Embed {
+				to = types[0]
+			}
+			q, err := RTN{}.Quantize(context.Background(), Layer{Weight: original, Inputs: importance[s.ID]}, to)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -62,13 +62,14 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 			return &known, nil
 		}
 	}
-	round := func(w kernels.Matrix, s Scheme) (kernels.Matrix, error) {
-		return RTN{Threads: p.Threads}.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: w, Inputs: in}, s)
+	nearest := RTN{Threads: p.Threads}
+	round := func(m Method, w kernels.Matrix, s Scheme) (kernels.Matrix, error) {
+		return m.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: w, Inputs: in}, s)
 	}
 	var errors []float64
 	sample := sampleRows(w)
 	for _, scheme := range s.Schemes {
-		q, err := round(sample, scheme)
+		q, err := round(nearest, sample, scheme)
 		if err != nil {
 			return nil, err
 		}
@@ -80,11 +81,11 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 		p.advanced(p.sampleOperations(cols))
 	}
 	tried := p.Pick(id, s.Schemes)
-	q, err := round(w, s.Schemes[tried])
+	q, err := round(p.method(in), w, s.Schemes[tried])
 	if err != nil {
 		return nil, err
 	}
-	p.advanced(roundOperations * float64(rows*cols))
+	p.advanced(p.roundOperations(rows, cols))
 	loss, err := divergence(w, q)
 	if err != nil {
 		return nil, fmt.Errorf("%s as %s: %w", id, s.Schemes[tried], err)
@@ -94,6 +95,14 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 		err = p.Found(*s)
 	}
 	return s, err
+}
+
+// method is what rounds a matrix that is tried.
+func (p *probe) method(in *Inputs) Method {
+	if p.Method == nil || in == nil {
+		return RTN{Threads: p.Threads}
+	}
+	return p.Method
 }
 
 // linear measures a linear of the block that the windows stand before.
@@ -136,9 +145,18 @@ func weightError(w, q kernels.Matrix) float64 {
 	return *relativeError(squared, whole)
 }
 
-// roundOperations stand for rounding one weight, which takes as long as some
-// hundred operations of a matrix product.
-const roundOperations = 500
+// nearestOperations stand for rounding one weight to nearest, which takes as long
+// as some hundred operations of a matrix product.
+const nearestOperations = 500
+
+// roundOperations are those of rounding a matrix that is tried.
+func (p *probe) roundOperations(rows, cols int) float64 {
+	sum := nearestOperations * float64(rows*cols)
+	if m, ok := p.Method.(Coster); ok {
+		sum += m.Cost(rows, cols).Flops
+	}
+	return sum
+}
 
 // blockOperations are those of taking so many tokens through a block.
 func (p *probe) blockOperations(tokens int) float64 {
@@ -154,7 +172,7 @@ func (p *probe) blockOperations(tokens int) float64 {
 
 // sampleOperations are those of rounding a matrix's sample and of its error.
 func (p *probe) sampleOperations(cols int) float64 {
-	return sampledRows * float64(cols) * (roundOperations + float64(cols))
+	return sampledRows * float64(cols) * (nearestOperations + float64(cols))
 }
 
 // headOperations are those of so many predictions.
@@ -201,7 +219,7 @@ func (p *probe) tryOperations(id model.ID, rows, cols int) float64 {
 	if n == 0 {
 		return 0
 	}
-	return float64(n)*p.sampleOperations(cols) + roundOperations*float64(rows*cols) + p.runOperations(max(id.Block, 0), p.tokens, p.run.Positions())
+	return float64(n)*p.sampleOperations(cols) + p.roundOperations(rows, cols) + p.runOperations(max(id.Block, 0), p.tokens, p.run.Positions())
 }
 
 // advanced and walked tell of progress.

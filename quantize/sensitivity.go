@@ -29,6 +29,8 @@ type Probe struct {
 	// Pick returns the index of the scheme that is tried in the model; the
 	// others' losses follow from it.
 	Pick func(id model.ID, schemes []Scheme) int
+	// Method, when not nil, rounds the matrices that are tried; else [RTN] does.
+	Method Method
 	// Progress, when not nil, is told the floating-point operations that are
 	// done, and those in all.
 	Progress func(done, total int64)
@@ -68,8 +70,9 @@ type Measured struct {
 // and gives a divergence; the divergences of the others are in proportion to the
 // square of their output errors on some of the rows, ‖(W-Q)X‖², which the
 // second-order expansion of the divergence suggests and the linearity theorem of
-// HIGGS (arXiv 2411.17525) shows for small errors. Rounding is to nearest,
-// weighed by importance: what error feedback gains it gains about alike for all.
+// HIGGS (arXiv 2411.17525) shows for small errors. Output errors are those of
+// rounding to nearest, weighed by importance: what a method gains differs from
+// matrix to matrix, and little from scheme to scheme.
 func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*Measured, error) {
 	windows = excerpt(windows, walkTokens)
 	pr, err := newProbe(ctx, dev, w, windows, candidates, p)

@@ -187,7 +187,7 @@ func (o *quantizeOptions) search(ctx context.Context, global *globalOptions, bas
 		return asked || e.Fallback && job.target == quantize.GGUF
 	}
 	probe := quantize.Probe{
-		Threads: global.threads, MaxMemory: o.calibration.memory,
+		Threads: global.threads, MaxMemory: o.calibration.memory, Method: job.method,
 		Progress: func(done, total int64) { global.ui.progress("search", done, total) },
 	}
 	if base.unfinished != nil {
