@@ -170,6 +170,12 @@ func unpackF16AVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsF16AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// batchF16AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 16 numbers of type F16 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchF16AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
 // unpackBF16AVX512 sets dst to n times 16 numbers of type BF16.
 //
 //go:noescape
@@ -180,6 +186,12 @@ func unpackBF16AVX512(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsBF16AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchBF16AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 16 numbers of type BF16 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchBF16AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
 
 // unpackQ8_0AVX512 sets dst to n times 32 numbers of type Q8_0.
 //
@@ -192,6 +204,12 @@ func unpackQ8_0AVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ8_0AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// batchQ8_0AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 32 numbers of type Q8_0 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ8_0AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
 // unpackQ4_0AVX512 sets dst to n times 32 numbers of type Q4_0.
 //
 //go:noescape
@@ -202,6 +220,12 @@ func unpackQ4_0AVX512(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsQ4_0AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchQ4_0AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 32 numbers of type Q4_0 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ4_0AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
 
 // unpackQ4_1AVX512 sets dst to n times 32 numbers of type Q4_1.
 //
@@ -214,6 +238,12 @@ func unpackQ4_1AVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ4_1AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// batchQ4_1AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 32 numbers of type Q4_1 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ4_1AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
 // unpackQ5_0AVX512 sets dst to n times 32 numbers of type Q5_0.
 //
 //go:noescape
@@ -224,6 +254,12 @@ func unpackQ5_0AVX512(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsQ5_0AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchQ5_0AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 32 numbers of type Q5_0 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ5_0AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
 
 // unpackQ5_1AVX512 sets dst to n times 32 numbers of type Q5_1.
 //
@@ -236,6 +272,12 @@ func unpackQ5_1AVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ5_1AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// batchQ5_1AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 32 numbers of type Q5_1 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ5_1AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
 // unpackIQ4_NLAVX512 sets dst to n times 32 numbers of type IQ4_NL.
 //
 //go:noescape
@@ -246,6 +288,12 @@ func unpackIQ4_NLAVX512(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsIQ4_NLAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchIQ4_NLAVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 32 numbers of type IQ4_NL at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchIQ4_NLAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
 
 // unpackQ2_KAVX512 sets dst to n times 256 numbers of type Q2_K.
 //
@@ -258,6 +306,12 @@ func unpackQ2_KAVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ2_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// batchQ2_KAVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 256 numbers of type Q2_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ2_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
 // unpackQ3_KAVX512 sets dst to n times 256 numbers of type Q3_K.
 //
 //go:noescape
@@ -268,6 +322,12 @@ func unpackQ3_KAVX512(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsQ3_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchQ3_KAVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 256 numbers of type Q3_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ3_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
 
 // unpackQ4_KAVX512 sets dst to n times 256 numbers of type Q4_K.
 //
@@ -280,6 +340,12 @@ func unpackQ4_KAVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ4_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// batchQ4_KAVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 256 numbers of type Q4_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ4_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
 // unpackQ5_KAVX512 sets dst to n times 256 numbers of type Q5_K.
 //
 //go:noescape
@@ -291,6 +357,12 @@ func unpackQ5_KAVX512(dst *float32, src *byte, n int)
 //go:noescape
 func dotsQ5_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// batchQ5_KAVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 256 numbers of type Q5_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ5_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
 // unpackQ6_KAVX512 sets dst to n times 256 numbers of type Q6_K.
 //
 //go:noescape
@@ -301,3 +373,14 @@ func unpackQ6_KAVX512(dst *float32, src *byte, n int)
 //
 //go:noescape
 func dotsQ6_KAVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchQ6_KAVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 256 numbers of type Q6_K at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchQ6_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
+// totalsAVX512 sets dst[i] to the sum of the 4 vectors at sums + i times as many, for i < n.
+//
+//go:noescape
+func totalsAVX512(dst *float32, sums *float32, n int)

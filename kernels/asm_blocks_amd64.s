@@ -8,12 +8,9 @@
 // Requires: AVX, FMA3
 TEXT ·dotsF32AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
@@ -21,40 +18,40 @@ rows:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x04, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
 	JLT    rest
 
 units:
-	VMOVUPS     (R8), Y4
-	VFMADD231PS (R9), Y4, Y0
-	VMOVUPS     32(R8), Y4
-	VFMADD231PS 32(R9), Y4, Y1
-	VMOVUPS     64(R8), Y4
-	VFMADD231PS 64(R9), Y4, Y2
-	VMOVUPS     96(R8), Y4
-	VFMADD231PS 96(R9), Y4, Y3
-	ADDQ        $0x00000080, R8
-	ADDQ        $0x00000080, R9
-	SUBQ        $0x04, R10
+	VMOVUPS     (BX), Y4
+	VFMADD231PS (SI), Y4, Y0
+	VMOVUPS     32(BX), Y4
+	VFMADD231PS 32(SI), Y4, Y1
+	VMOVUPS     64(BX), Y4
+	VFMADD231PS 64(SI), Y4, Y2
+	VMOVUPS     96(BX), Y4
+	VFMADD231PS 96(SI), Y4, Y3
+	ADDQ        $0x00000080, BX
+	ADDQ        $0x00000080, SI
+	SUBQ        $0x04, DI
 	JGE         units
 
 rest:
-	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, DI
 	JZ          sum
-	VMOVUPS     (R8), Y4
-	VFMADD231PS (R9), Y4, Y0
-	DECQ        R10
+	VMOVUPS     (BX), Y4
+	VFMADD231PS (SI), Y4, Y0
+	DECQ        DI
 	JZ          sum
-	VMOVUPS     32(R8), Y4
-	VFMADD231PS 32(R9), Y4, Y1
-	DECQ        R10
+	VMOVUPS     32(BX), Y4
+	VFMADD231PS 32(SI), Y4, Y1
+	DECQ        DI
 	JZ          sum
-	VMOVUPS     64(R8), Y4
-	VFMADD231PS 64(R9), Y4, Y2
-	DECQ        R10
+	VMOVUPS     64(BX), Y4
+	VFMADD231PS 64(SI), Y4, Y2
+	DECQ        DI
 
 sum:
 	VADDPS       Y1, Y0, Y0
@@ -68,8 +65,9 @@ sum:
 	VADDPS       X1, X0, X0
 	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -101,12 +99,9 @@ loopdone:
 // Requires: AVX, F16C, FMA3
 TEXT ·dotsF16AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
@@ -114,40 +109,40 @@ rows:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x04, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
 	JLT    rest
 
 units:
-	VCVTPH2PS   (R8), Y4
-	VFMADD231PS (R9), Y4, Y0
-	VCVTPH2PS   16(R8), Y4
-	VFMADD231PS 32(R9), Y4, Y1
-	VCVTPH2PS   32(R8), Y4
-	VFMADD231PS 64(R9), Y4, Y2
-	VCVTPH2PS   48(R8), Y4
-	VFMADD231PS 96(R9), Y4, Y3
-	ADDQ        $0x00000040, R8
-	ADDQ        $0x00000080, R9
-	SUBQ        $0x04, R10
+	VCVTPH2PS   (BX), Y4
+	VFMADD231PS (SI), Y4, Y0
+	VCVTPH2PS   16(BX), Y4
+	VFMADD231PS 32(SI), Y4, Y1
+	VCVTPH2PS   32(BX), Y4
+	VFMADD231PS 64(SI), Y4, Y2
+	VCVTPH2PS   48(BX), Y4
+	VFMADD231PS 96(SI), Y4, Y3
+	ADDQ        $0x00000040, BX
+	ADDQ        $0x00000080, SI
+	SUBQ        $0x04, DI
 	JGE         units
 
 rest:
-	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, DI
 	JZ          sum
-	VCVTPH2PS   (R8), Y4
-	VFMADD231PS (R9), Y4, Y0
-	DECQ        R10
+	VCVTPH2PS   (BX), Y4
+	VFMADD231PS (SI), Y4, Y0
+	DECQ        DI
 	JZ          sum
-	VCVTPH2PS   16(R8), Y4
-	VFMADD231PS 32(R9), Y4, Y1
-	DECQ        R10
+	VCVTPH2PS   16(BX), Y4
+	VFMADD231PS 32(SI), Y4, Y1
+	DECQ        DI
 	JZ          sum
-	VCVTPH2PS   32(R8), Y4
-	VFMADD231PS 64(R9), Y4, Y2
-	DECQ        R10
+	VCVTPH2PS   32(BX), Y4
+	VFMADD231PS 64(SI), Y4, Y2
+	DECQ        DI
 
 sum:
 	VADDPS       Y1, Y0, Y0
@@ -161,8 +156,9 @@ sum:
 	VADDPS       X1, X0, X0
 	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -195,12 +191,9 @@ loopdone:
 // Requires: AVX, AVX2, FMA3
 TEXT ·dotsBF16AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
@@ -208,47 +201,47 @@ rows:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x04, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
 	JLT    rest
 
 units:
-	VPMOVZXWD   (R8), Y4
+	VPMOVZXWD   (BX), Y4
 	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS (R9), Y4, Y0
-	VPMOVZXWD   16(R8), Y4
+	VFMADD231PS (SI), Y4, Y0
+	VPMOVZXWD   16(BX), Y4
 	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS 32(R9), Y4, Y1
-	VPMOVZXWD   32(R8), Y4
+	VFMADD231PS 32(SI), Y4, Y1
+	VPMOVZXWD   32(BX), Y4
 	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS 64(R9), Y4, Y2
-	VPMOVZXWD   48(R8), Y4
+	VFMADD231PS 64(SI), Y4, Y2
+	VPMOVZXWD   48(BX), Y4
 	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS 96(R9), Y4, Y3
-	ADDQ        $0x00000040, R8
-	ADDQ        $0x00000080, R9
-	SUBQ        $0x04, R10
+	VFMADD231PS 96(SI), Y4, Y3
+	ADDQ        $0x00000040, BX
+	ADDQ        $0x00000080, SI
+	SUBQ        $0x04, DI
 	JGE         units
 
 rest:
-	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, DI
 	JZ          sum
-	VPMOVZXWD   (R8), Y4
+	VPMOVZXWD   (BX), Y4
 	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS (R9), Y4, Y0
-	DECQ        R10
+	VFMADD231PS (SI), Y4, Y0
+	DECQ        DI
 	JZ          sum
-	VPMOVZXWD   16(R8), Y4
+	VPMOVZXWD   16(BX), Y4
 	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS 32(R9), Y4, Y1
-	DECQ        R10
+	VFMADD231PS 32(SI), Y4, Y1
+	DECQ        DI
 	JZ          sum
-	VPMOVZXWD   32(R8), Y4
+	VPMOVZXWD   32(BX), Y4
 	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS 64(R9), Y4, Y2
-	DECQ        R10
+	VFMADD231PS 64(SI), Y4, Y2
+	DECQ        DI
 
 sum:
 	VADDPS       Y1, Y0, Y0
@@ -262,8 +255,9 @@ sum:
 	VADDPS       X1, X0, X0
 	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -311,12 +305,9 @@ loopdone:
 // Requires: AVX, AVX2, F16C, FMA3
 TEXT ·dotsQ8_0AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
@@ -324,34 +315,34 @@ rows:
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	VPBROADCASTW (R8), X4
+	VPBROADCASTW (BX), X4
 	VCVTPH2PS    X4, Y4
-	VPMOVSXBD    2(R8), Y5
+	VPMOVSXBD    2(BX), Y5
 	VCVTDQ2PS    Y5, Y5
 	VMULPS       Y4, Y5, Y5
-	VFMADD231PS  (R9), Y5, Y0
-	VPMOVSXBD    10(R8), Y5
+	VFMADD231PS  (SI), Y5, Y0
+	VPMOVSXBD    10(BX), Y5
 	VCVTDQ2PS    Y5, Y5
 	VMULPS       Y4, Y5, Y5
-	VFMADD231PS  32(R9), Y5, Y1
-	VPMOVSXBD    18(R8), Y5
+	VFMADD231PS  32(SI), Y5, Y1
+	VPMOVSXBD    18(BX), Y5
 	VCVTDQ2PS    Y5, Y5
 	VMULPS       Y4, Y5, Y5
-	VFMADD231PS  64(R9), Y5, Y2
-	VPMOVSXBD    26(R8), Y5
+	VFMADD231PS  64(SI), Y5, Y2
+	VPMOVSXBD    26(BX), Y5
 	VCVTDQ2PS    Y5, Y5
 	VMULPS       Y4, Y5, Y5
-	VFMADD231PS  96(R9), Y5, Y3
-	ADDQ         $0x00000022, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
+	VFMADD231PS  96(SI), Y5, Y3
+	ADDQ         $0x00000022, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
@@ -366,8 +357,9 @@ unitsdone:
 	VADDPS       X1, X0, X0
 	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -429,72 +421,70 @@ GLOBL word00000008<>(SB), RODATA|NOPTR, $4
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ4_0AVX2(SB), NOSPLIT, $8-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word0000000f<>+0(SB), Y0
-	VBROADCASTSS word00000008<>+0(SB), Y1
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word0000000f<>+0(SB), Y4
+	VBROADCASTSS word00000008<>+0(SB), Y5
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	VPBROADCASTW (R8), X6
+	PREFETCHT0   2048(BX)
+	VPBROADCASTW (BX), X6
 	VCVTPH2PS    X6, Y6
-	VPMOVZXBD    2(R8), Y7
+	VPMOVZXBD    2(BX), Y7
 	VPSRLD       $0x04, Y7, Y8
-	VPAND        Y0, Y7, Y7
-	VPSUBD       Y1, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPSUBD       Y5, Y7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VMULPS       Y6, Y7, Y7
-	VFMADD231PS  (R9), Y7, Y2
-	VPSUBD       Y1, Y8, Y8
+	VFMADD231PS  (SI), Y7, Y0
+	VPSUBD       Y5, Y8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y6, Y8, Y8
-	VFMADD231PS  64(R9), Y8, Y4
-	VPMOVZXBD    10(R8), Y7
+	VFMADD231PS  64(SI), Y8, Y2
+	VPMOVZXBD    10(BX), Y7
 	VPSRLD       $0x04, Y7, Y8
-	VPAND        Y0, Y7, Y7
-	VPSUBD       Y1, Y7, Y7
+	VPAND        Y4, Y7, Y7
+	VPSUBD       Y5, Y7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VMULPS       Y6, Y7, Y7
-	VFMADD231PS  32(R9), Y7, Y3
-	VPSUBD       Y1, Y8, Y8
+	VFMADD231PS  32(SI), Y7, Y1
+	VPSUBD       Y5, Y8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y6, Y8, Y8
-	VFMADD231PS  96(R9), Y8, Y5
-	ADDQ         $0x00000012, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
+	VFMADD231PS  96(SI), Y8, Y3
+	ADDQ         $0x00000012, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
+	VADDPS       Y1, Y0, Y0
 	VADDPS       Y3, Y2, Y2
-	VADDPS       Y5, Y4, Y4
-	VADDPS       Y4, Y2, Y2
-	VEXTRACTF128 $0x01, Y2, X3
-	VADDPS       X3, X2, X2
-	VMOVHLPS     X2, X3, X3
-	VADDPS       X3, X2, X2
-	VMOVSHDUP    X2, X3
-	VADDPS       X3, X2, X2
-	VMOVSS       X2, (AX)
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -551,73 +541,71 @@ loopdone:
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ4_1AVX2(SB), NOSPLIT, $8-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word0000000f<>+0(SB), Y0
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word0000000f<>+0(SB), Y4
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	VPBROADCASTW (R8), X5
+	PREFETCHT0   2048(BX)
+	VPBROADCASTW (BX), X5
 	VCVTPH2PS    X5, Y5
-	VPBROADCASTW 2(R8), X6
+	VPBROADCASTW 2(BX), X6
 	VCVTPH2PS    X6, Y6
-	VPMOVZXBD    4(R8), Y7
+	VPMOVZXBD    4(BX), Y7
 	VPSRLD       $0x04, Y7, Y8
-	VPAND        Y0, Y7, Y7
+	VPAND        Y4, Y7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VMULPS       Y5, Y7, Y7
 	VADDPS       Y6, Y7, Y7
-	VFMADD231PS  (R9), Y7, Y1
+	VFMADD231PS  (SI), Y7, Y0
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y5, Y8, Y8
 	VADDPS       Y6, Y8, Y8
-	VFMADD231PS  64(R9), Y8, Y3
-	VPMOVZXBD    12(R8), Y7
+	VFMADD231PS  64(SI), Y8, Y2
+	VPMOVZXBD    12(BX), Y7
 	VPSRLD       $0x04, Y7, Y8
-	VPAND        Y0, Y7, Y7
+	VPAND        Y4, Y7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VMULPS       Y5, Y7, Y7
 	VADDPS       Y6, Y7, Y7
-	VFMADD231PS  32(R9), Y7, Y2
+	VFMADD231PS  32(SI), Y7, Y1
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y5, Y8, Y8
 	VADDPS       Y6, Y8, Y8
-	VFMADD231PS  96(R9), Y8, Y4
-	ADDQ         $0x00000014, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
+	VFMADD231PS  96(SI), Y8, Y3
+	ADDQ         $0x00000014, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS       Y2, Y1, Y1
-	VADDPS       Y4, Y3, Y3
-	VADDPS       Y3, Y1, Y1
-	VEXTRACTF128 $0x01, Y1, X2
-	VADDPS       X2, X1, X1
-	VMOVHLPS     X1, X2, X2
-	VADDPS       X2, X1, X1
-	VMOVSHDUP    X1, X2
-	VADDPS       X2, X1, X1
-	VMOVSS       X1, (AX)
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -714,84 +702,82 @@ GLOBL bitsOfBytes<>(SB), RODATA|NOPTR, $32
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ5_0AVX2(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
-	VBROADCASTSS wordf0f0f0f0<>+0(SB), Y1
-	VBROADCASTSS word00000000<>+0(SB), Y2
-	VMOVDQU      bytesOfBits<>+0(SB), Y3
-	VMOVDQU      bitsOfBytes<>+0(SB), Y4
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y4
+	VBROADCASTSS wordf0f0f0f0<>+0(SB), Y5
+	VBROADCASTSS word00000000<>+0(SB), Y6
+	VMOVDQU      bytesOfBits<>+0(SB), Y7
+	VMOVDQU      bitsOfBytes<>+0(SB), Y8
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	VMOVDQU      6(R8), X9
+	PREFETCHT0   2048(BX)
+	VMOVDQU      6(BX), X9
 	VPSRLW       $0x04, X9, X10
 	VINSERTI128  $0x01, X10, Y9, Y9
-	VPAND        Y0, Y9, Y9
-	VPBROADCASTD 2(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPAND        Y1, Y10, Y10
+	VPAND        Y4, Y9, Y9
+	VPBROADCASTD 2(BX), Y10
+	VPSHUFB      Y7, Y10, Y10
+	VPAND        Y8, Y10, Y10
+	VPCMPEQB     Y6, Y10, Y10
+	VPAND        Y5, Y10, Y10
 	VPOR         Y10, Y9, Y9
-	VPBROADCASTW (R8), X10
+	VPBROADCASTW (BX), X10
 	VCVTPH2PS    X10, Y10
 	VPMOVSXBD    X9, Y11
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y10, Y11, Y11
-	VFMADD231PS  (R9), Y11, Y5
+	VFMADD231PS  (SI), Y11, Y0
 	VMOVDQU      X9, X11
 	VPSRLDQ      $0x08, X11, X11
 	VPMOVSXBD    X11, Y11
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y10, Y11, Y11
-	VFMADD231PS  32(R9), Y11, Y6
+	VFMADD231PS  32(SI), Y11, Y1
 	VEXTRACTI128 $0x01, Y9, X11
 	VPMOVSXBD    X11, Y11
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y10, Y11, Y11
-	VFMADD231PS  64(R9), Y11, Y7
+	VFMADD231PS  64(SI), Y11, Y2
 	VEXTRACTI128 $0x01, Y9, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y11
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y10, Y11, Y11
-	VFMADD231PS  96(R9), Y11, Y8
-	ADDQ         $0x00000016, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
+	VFMADD231PS  96(SI), Y11, Y3
+	ADDQ         $0x00000016, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS       Y6, Y5, Y5
-	VADDPS       Y8, Y7, Y7
-	VADDPS       Y7, Y5, Y5
-	VEXTRACTF128 $0x01, Y5, X6
-	VADDPS       X6, X5, X5
-	VMOVHLPS     X5, X6, X6
-	VADDPS       X6, X5, X5
-	VMOVSHDUP    X5, X6
-	VADDPS       X6, X5, X5
-	VMOVSS       X5, (AX)
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -868,90 +854,88 @@ GLOBL word10101010<>(SB), RODATA|NOPTR, $4
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ5_1AVX2(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
-	VBROADCASTSS word10101010<>+0(SB), Y1
-	VBROADCASTSS word00000000<>+0(SB), Y2
-	VMOVDQU      bytesOfBits<>+0(SB), Y3
-	VMOVDQU      bitsOfBytes<>+0(SB), Y4
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y4
+	VBROADCASTSS word10101010<>+0(SB), Y5
+	VBROADCASTSS word00000000<>+0(SB), Y6
+	VMOVDQU      bytesOfBits<>+0(SB), Y7
+	VMOVDQU      bitsOfBytes<>+0(SB), Y8
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	VMOVDQU      8(R8), X9
+	PREFETCHT0   2048(BX)
+	VMOVDQU      8(BX), X9
 	VPSRLW       $0x04, X9, X10
 	VINSERTI128  $0x01, X10, Y9, Y9
-	VPAND        Y0, Y9, Y9
-	VPBROADCASTD 4(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPANDN       Y1, Y10, Y10
+	VPAND        Y4, Y9, Y9
+	VPBROADCASTD 4(BX), Y10
+	VPSHUFB      Y7, Y10, Y10
+	VPAND        Y8, Y10, Y10
+	VPCMPEQB     Y6, Y10, Y10
+	VPANDN       Y5, Y10, Y10
 	VPOR         Y10, Y9, Y9
-	VPBROADCASTW (R8), X10
+	VPBROADCASTW (BX), X10
 	VCVTPH2PS    X10, Y10
-	VPBROADCASTW 2(R8), X11
+	VPBROADCASTW 2(BX), X11
 	VCVTPH2PS    X11, Y11
 	VPMOVSXBD    X9, Y12
 	VCVTDQ2PS    Y12, Y12
 	VMULPS       Y10, Y12, Y12
 	VADDPS       Y11, Y12, Y12
-	VFMADD231PS  (R9), Y12, Y5
+	VFMADD231PS  (SI), Y12, Y0
 	VMOVDQU      X9, X12
 	VPSRLDQ      $0x08, X12, X12
 	VPMOVSXBD    X12, Y12
 	VCVTDQ2PS    Y12, Y12
 	VMULPS       Y10, Y12, Y12
 	VADDPS       Y11, Y12, Y12
-	VFMADD231PS  32(R9), Y12, Y6
+	VFMADD231PS  32(SI), Y12, Y1
 	VEXTRACTI128 $0x01, Y9, X12
 	VPMOVSXBD    X12, Y12
 	VCVTDQ2PS    Y12, Y12
 	VMULPS       Y10, Y12, Y12
 	VADDPS       Y11, Y12, Y12
-	VFMADD231PS  64(R9), Y12, Y7
+	VFMADD231PS  64(SI), Y12, Y2
 	VEXTRACTI128 $0x01, Y9, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y12
 	VCVTDQ2PS    Y12, Y12
 	VMULPS       Y10, Y12, Y12
 	VADDPS       Y11, Y12, Y12
-	VFMADD231PS  96(R9), Y12, Y8
-	ADDQ         $0x00000018, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
+	VFMADD231PS  96(SI), Y12, Y3
+	ADDQ         $0x00000018, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS       Y6, Y5, Y5
-	VADDPS       Y8, Y7, Y7
-	VADDPS       Y7, Y5, Y5
-	VEXTRACTF128 $0x01, Y5, X6
-	VADDPS       X6, X5, X5
-	VMOVHLPS     X5, X6, X6
-	VADDPS       X6, X5, X5
-	VMOVSHDUP    X5, X6
-	VADDPS       X6, X5, X5
-	VMOVSS       X5, (AX)
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -1017,76 +1001,74 @@ GLOBL iq4NLBytes<>(SB), RODATA|NOPTR, $16
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsIQ4_NLAVX2(SB), NOSPLIT, $0-48
 	MOVQ           dst+0(FP), AX
-	MOVQ           x+8(FP), CX
-	MOVQ           w+16(FP), DX
-	MOVQ           n+24(FP), BX
-	MOVQ           rows+32(FP), SI
-	MOVQ           stride+40(FP), DI
-	VBROADCASTSS   word0f0f0f0f<>+0(SB), Y1
-	VBROADCASTI128 iq4NLBytes<>+0(SB), Y0
-	TESTQ          SI, SI
+	MOVQ           w+16(FP), CX
+	MOVQ           rows+32(FP), DX
+	VBROADCASTSS   word0f0f0f0f<>+0(SB), Y5
+	VBROADCASTI128 iq4NLBytes<>+0(SB), Y4
+	TESTQ          DX, DX
 	JZ             rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	VMOVDQU      2(R8), X6
+	PREFETCHT0   2048(BX)
+	VMOVDQU      2(BX), X6
 	VPSRLW       $0x04, X6, X7
 	VINSERTI128  $0x01, X7, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPSHUFB      Y6, Y0, Y6
-	VPBROADCASTW (R8), X7
+	VPAND        Y5, Y6, Y6
+	VPSHUFB      Y6, Y4, Y6
+	VPBROADCASTW (BX), X7
 	VCVTPH2PS    X7, Y7
 	VPMOVSXBD    X6, Y8
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y7, Y8, Y8
-	VFMADD231PS  (R9), Y8, Y2
+	VFMADD231PS  (SI), Y8, Y0
 	VMOVDQU      X6, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y7, Y8, Y8
-	VFMADD231PS  32(R9), Y8, Y3
+	VFMADD231PS  32(SI), Y8, Y1
 	VEXTRACTI128 $0x01, Y6, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y7, Y8, Y8
-	VFMADD231PS  64(R9), Y8, Y4
+	VFMADD231PS  64(SI), Y8, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y8
 	VCVTDQ2PS    Y8, Y8
 	VMULPS       Y7, Y8, Y8
-	VFMADD231PS  96(R9), Y8, Y5
-	ADDQ         $0x00000012, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
+	VFMADD231PS  96(SI), Y8, Y3
+	ADDQ         $0x00000012, BX
+	ADDQ         $0x00000080, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
+	VADDPS       Y1, Y0, Y0
 	VADDPS       Y3, Y2, Y2
-	VADDPS       Y5, Y4, Y4
-	VADDPS       Y4, Y2, Y2
-	VEXTRACTF128 $0x01, Y2, X3
-	VADDPS       X3, X2, X2
-	VMOVHLPS     X2, X3, X3
-	VADDPS       X3, X2, X2
-	VMOVSHDUP    X2, X3
-	VADDPS       X3, X2, X2
-	VMOVSS       X2, (AX)
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -1440,35 +1422,32 @@ GLOBL word80000000<>(SB), RODATA|NOPTR, $4
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ2_KAVX2(SB), NOSPLIT, $128-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
-	VBROADCASTSS word03030303<>+0(SB), Y1
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y4
+	VBROADCASTSS word03030303<>+0(SB), Y5
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	VMOVDQU      (R8), X6
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	VMOVDQU      (BX), X6
 	VPSRLW       $0x04, X6, X7
-	VPAND        X0, X6, X6
-	VPAND        X0, X7, X7
-	VPBROADCASTW 80(R8), X8
+	VPAND        X4, X6, X6
+	VPAND        X4, X7, X7
+	VPBROADCASTW 80(BX), X8
 	VCVTPH2PS    X8, Y8
 	VPMOVSXBD    X6, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -1479,7 +1458,7 @@ units:
 	VCVTDQ2PS    Y6, Y6
 	VMULPS       Y8, Y6, Y6
 	VMOVUPS      Y6, 32(SP)
-	VPBROADCASTW 82(R8), X6
+	VPBROADCASTW 82(BX), X6
 	VCVTPH2PS    X6, Y6
 	VBROADCASTSS word80000000<>+0(SB), Y8
 	VXORPS       Y8, Y6, Y6
@@ -1492,16 +1471,16 @@ units:
 	VCVTDQ2PS    Y7, Y7
 	VMULPS       Y6, Y7, Y7
 	VMOVUPS      Y7, 96(SP)
-	VMOVDQU      16(R8), Y6
+	VMOVDQU      16(BX), Y6
 	VMOVDQU      Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS (SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 64(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  (R9), Y7, Y2
+	VFMADD231PS  (SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1510,7 +1489,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 64(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  32(R9), Y7, Y3
+	VFMADD231PS  32(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1518,7 +1497,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 68(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  64(R9), Y7, Y4
+	VFMADD231PS  64(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1527,17 +1506,17 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 68(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  96(R9), Y6, Y5
-	VMOVDQU      16(R8), Y6
+	VFMADD231PS  96(SI), Y6, Y3
+	VMOVDQU      16(BX), Y6
 	VPSRLW       $0x02, Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 8(SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 72(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  128(R9), Y7, Y2
+	VFMADD231PS  128(SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1546,7 +1525,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 72(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  160(R9), Y7, Y3
+	VFMADD231PS  160(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1554,7 +1533,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 76(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  192(R9), Y7, Y4
+	VFMADD231PS  192(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1563,17 +1542,17 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 76(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  224(R9), Y6, Y5
-	VMOVDQU      16(R8), Y6
+	VFMADD231PS  224(SI), Y6, Y3
+	VMOVDQU      16(BX), Y6
 	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 16(SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 80(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  256(R9), Y7, Y2
+	VFMADD231PS  256(SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1582,7 +1561,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 80(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  288(R9), Y7, Y3
+	VFMADD231PS  288(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1590,7 +1569,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 84(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  320(R9), Y7, Y4
+	VFMADD231PS  320(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1599,17 +1578,17 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 84(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  352(R9), Y6, Y5
-	VMOVDQU      16(R8), Y6
+	VFMADD231PS  352(SI), Y6, Y3
+	VMOVDQU      16(BX), Y6
 	VPSRLW       $0x06, Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 24(SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 88(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  384(R9), Y7, Y2
+	VFMADD231PS  384(SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1618,7 +1597,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 88(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  416(R9), Y7, Y3
+	VFMADD231PS  416(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1626,7 +1605,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 92(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  448(R9), Y7, Y4
+	VFMADD231PS  448(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1635,17 +1614,17 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 92(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  480(R9), Y6, Y5
-	VMOVDQU      48(R8), Y6
+	VFMADD231PS  480(SI), Y6, Y3
+	VMOVDQU      48(BX), Y6
 	VMOVDQU      Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 32(SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 96(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  512(R9), Y7, Y2
+	VFMADD231PS  512(SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1654,7 +1633,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 96(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  544(R9), Y7, Y3
+	VFMADD231PS  544(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1662,7 +1641,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 100(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  576(R9), Y7, Y4
+	VFMADD231PS  576(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1671,17 +1650,17 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 100(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  608(R9), Y6, Y5
-	VMOVDQU      48(R8), Y6
+	VFMADD231PS  608(SI), Y6, Y3
+	VMOVDQU      48(BX), Y6
 	VPSRLW       $0x02, Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 40(SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 104(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  640(R9), Y7, Y2
+	VFMADD231PS  640(SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1690,7 +1669,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 104(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  672(R9), Y7, Y3
+	VFMADD231PS  672(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1698,7 +1677,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 108(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  704(R9), Y7, Y4
+	VFMADD231PS  704(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1707,17 +1686,17 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 108(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  736(R9), Y6, Y5
-	VMOVDQU      48(R8), Y6
+	VFMADD231PS  736(SI), Y6, Y3
+	VMOVDQU      48(BX), Y6
 	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 48(SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 112(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  768(R9), Y7, Y2
+	VFMADD231PS  768(SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1726,7 +1705,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 112(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  800(R9), Y7, Y3
+	VFMADD231PS  800(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1734,7 +1713,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 116(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  832(R9), Y7, Y4
+	VFMADD231PS  832(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1743,17 +1722,17 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 116(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  864(R9), Y6, Y5
-	VMOVDQU      48(R8), Y6
+	VFMADD231PS  864(SI), Y6, Y3
+	VMOVDQU      48(BX), Y6
 	VPSRLW       $0x06, Y6, Y6
-	VPAND        Y1, Y6, Y6
+	VPAND        Y5, Y6, Y6
 	VPMOVSXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 56(SP), Y8
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 120(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  896(R9), Y7, Y2
+	VFMADD231PS  896(SI), Y7, Y0
 	VMOVDQU      X6, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -1762,7 +1741,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 120(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  928(R9), Y7, Y3
+	VFMADD231PS  928(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y6, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -1770,7 +1749,7 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 124(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  960(R9), Y7, Y4
+	VFMADD231PS  960(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y6, X6
 	VPSRLDQ      $0x08, X6, X6
 	VPMOVSXBD    X6, Y6
@@ -1779,26 +1758,27 @@ units:
 	VMULPS       Y7, Y6, Y6
 	VBROADCASTSS 124(SP), Y7
 	VADDPS       Y7, Y6, Y6
-	VFMADD231PS  992(R9), Y6, Y5
-	ADDQ         $0x00000054, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	VFMADD231PS  992(SI), Y6, Y3
+	ADDQ         $0x00000054, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
+	VADDPS       Y1, Y0, Y0
 	VADDPS       Y3, Y2, Y2
-	VADDPS       Y5, Y4, Y4
-	VADDPS       Y4, Y2, Y2
-	VEXTRACTF128 $0x01, Y2, X3
-	VADDPS       X3, X2, X2
-	VMOVHLPS     X2, X3, X3
-	VADDPS       X3, X2, X2
-	VMOVSHDUP    X2, X3
-	VADDPS       X3, X2, X2
-	VMOVSS       X2, (AX)
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -2137,64 +2117,61 @@ GLOBL word20202020<>(SB), RODATA|NOPTR, $4
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ3_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word03030303<>+0(SB), Y0
-	VBROADCASTSS word04040404<>+0(SB), Y1
-	VBROADCASTSS word20202020<>+0(SB), Y2
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word03030303<>+0(SB), Y4
+	VBROADCASTSS word04040404<>+0(SB), Y5
+	VBROADCASTSS word20202020<>+0(SB), Y6
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	MOVL         96(R8), R11
-	ANDL         $0x0f0f0f0f, R11
-	MOVL         104(R8), R12
-	SHLL         $0x04, R12
-	ANDL         $0x30303030, R12
-	ORL          R12, R11
-	MOVL         100(R8), R12
-	ANDL         $0x0f0f0f0f, R12
-	MOVL         104(R8), R13
-	SHLL         $0x02, R13
-	ANDL         $0x30303030, R13
-	ORL          R13, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R11
-	VMOVQ        R11, X7
-	MOVL         96(R8), R11
-	SHRL         $0x04, R11
-	ANDL         $0x0f0f0f0f, R11
-	MOVL         104(R8), R12
-	ANDL         $0x30303030, R12
-	ORL          R12, R11
-	MOVL         100(R8), R12
-	SHRL         $0x04, R12
-	ANDL         $0x0f0f0f0f, R12
-	MOVL         104(R8), R13
-	SHRL         $0x02, R13
-	ANDL         $0x30303030, R13
-	ORL          R13, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R11
-	VPINSRQ      $0x01, R11, X7, X7
-	VPSUBB       X2, X7, X7
-	VPBROADCASTW 108(R8), X8
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	MOVL         96(BX), R8
+	ANDL         $0x0f0f0f0f, R8
+	MOVL         104(BX), R9
+	SHLL         $0x04, R9
+	ANDL         $0x30303030, R9
+	ORL          R9, R8
+	MOVL         100(BX), R9
+	ANDL         $0x0f0f0f0f, R9
+	MOVL         104(BX), R10
+	SHLL         $0x02, R10
+	ANDL         $0x30303030, R10
+	ORL          R10, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R8
+	VMOVQ        R8, X7
+	MOVL         96(BX), R8
+	SHRL         $0x04, R8
+	ANDL         $0x0f0f0f0f, R8
+	MOVL         104(BX), R9
+	ANDL         $0x30303030, R9
+	ORL          R9, R8
+	MOVL         100(BX), R9
+	SHRL         $0x04, R9
+	ANDL         $0x0f0f0f0f, R9
+	MOVL         104(BX), R10
+	SHRL         $0x02, R10
+	ANDL         $0x30303030, R10
+	ORL          R10, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R8
+	VPINSRQ      $0x01, R8, X7, X7
+	VPSUBB       X6, X7, X7
+	VPBROADCASTW 108(BX), X8
 	VCVTPH2PS    X8, Y8
 	VPMOVSXBD    X7, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -2205,282 +2182,283 @@ units:
 	VCVTDQ2PS    Y7, Y7
 	VMULPS       Y8, Y7, Y7
 	VMOVUPS      Y7, 32(SP)
-	VMOVDQU      (R8), Y7
-	VMOVDQU      32(R8), Y8
+	VMOVDQU      (BX), Y7
+	VMOVDQU      32(BX), Y8
 	VMOVDQU      Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VPSLLW       $0x02, Y7, Y9
-	VPAND        Y1, Y9, Y9
+	VPAND        Y5, Y9, Y9
 	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS (SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  (R9), Y9, Y3
+	VFMADD231PS  (SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS (SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  32(R9), Y9, Y4
+	VFMADD231PS  32(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 4(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  64(R9), Y9, Y5
+	VFMADD231PS  64(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VBROADCASTSS 4(SP), Y9
 	VMULPS       Y9, Y8, Y8
-	VFMADD231PS  96(R9), Y8, Y6
-	VMOVDQU      32(R8), Y8
+	VFMADD231PS  96(SI), Y8, Y3
+	VMOVDQU      32(BX), Y8
 	VPSRLW       $0x02, Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VPSLLW       $0x01, Y7, Y9
-	VPAND        Y1, Y9, Y9
+	VPAND        Y5, Y9, Y9
 	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 8(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  128(R9), Y9, Y3
+	VFMADD231PS  128(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 8(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  160(R9), Y9, Y4
+	VFMADD231PS  160(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 12(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  192(R9), Y9, Y5
+	VFMADD231PS  192(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VBROADCASTSS 12(SP), Y9
 	VMULPS       Y9, Y8, Y8
-	VFMADD231PS  224(R9), Y8, Y6
-	VMOVDQU      32(R8), Y8
+	VFMADD231PS  224(SI), Y8, Y3
+	VMOVDQU      32(BX), Y8
 	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VMOVDQU      Y7, Y9
-	VPAND        Y1, Y9, Y9
+	VPAND        Y5, Y9, Y9
 	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 16(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  256(R9), Y9, Y3
+	VFMADD231PS  256(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 16(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  288(R9), Y9, Y4
+	VFMADD231PS  288(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 20(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  320(R9), Y9, Y5
+	VFMADD231PS  320(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VBROADCASTSS 20(SP), Y9
 	VMULPS       Y9, Y8, Y8
-	VFMADD231PS  352(R9), Y8, Y6
-	VMOVDQU      32(R8), Y8
+	VFMADD231PS  352(SI), Y8, Y3
+	VMOVDQU      32(BX), Y8
 	VPSRLW       $0x06, Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VPSRLW       $0x01, Y7, Y9
-	VPAND        Y1, Y9, Y9
+	VPAND        Y5, Y9, Y9
 	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 24(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  384(R9), Y9, Y3
+	VFMADD231PS  384(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 24(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  416(R9), Y9, Y4
+	VFMADD231PS  416(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 28(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  448(R9), Y9, Y5
+	VFMADD231PS  448(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VBROADCASTSS 28(SP), Y9
 	VMULPS       Y9, Y8, Y8
-	VFMADD231PS  480(R9), Y8, Y6
-	VMOVDQU      64(R8), Y8
+	VFMADD231PS  480(SI), Y8, Y3
+	VMOVDQU      64(BX), Y8
 	VMOVDQU      Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VPSRLW       $0x02, Y7, Y9
-	VPAND        Y1, Y9, Y9
+	VPAND        Y5, Y9, Y9
 	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 32(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  512(R9), Y9, Y3
+	VFMADD231PS  512(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 32(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  544(R9), Y9, Y4
+	VFMADD231PS  544(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 36(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  576(R9), Y9, Y5
+	VFMADD231PS  576(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VBROADCASTSS 36(SP), Y9
 	VMULPS       Y9, Y8, Y8
-	VFMADD231PS  608(R9), Y8, Y6
-	VMOVDQU      64(R8), Y8
+	VFMADD231PS  608(SI), Y8, Y3
+	VMOVDQU      64(BX), Y8
 	VPSRLW       $0x02, Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VPSRLW       $0x03, Y7, Y9
-	VPAND        Y1, Y9, Y9
+	VPAND        Y5, Y9, Y9
 	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 40(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  640(R9), Y9, Y3
+	VFMADD231PS  640(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 40(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  672(R9), Y9, Y4
+	VFMADD231PS  672(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 44(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  704(R9), Y9, Y5
+	VFMADD231PS  704(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VBROADCASTSS 44(SP), Y9
 	VMULPS       Y9, Y8, Y8
-	VFMADD231PS  736(R9), Y8, Y6
-	VMOVDQU      64(R8), Y8
+	VFMADD231PS  736(SI), Y8, Y3
+	VMOVDQU      64(BX), Y8
 	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VPSRLW       $0x04, Y7, Y9
-	VPAND        Y1, Y9, Y9
+	VPAND        Y5, Y9, Y9
 	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 48(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  768(R9), Y9, Y3
+	VFMADD231PS  768(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 48(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  800(R9), Y9, Y4
+	VFMADD231PS  800(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
 	VBROADCASTSS 52(SP), Y10
 	VMULPS       Y10, Y9, Y9
-	VFMADD231PS  832(R9), Y9, Y5
+	VFMADD231PS  832(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
 	VCVTDQ2PS    Y8, Y8
 	VBROADCASTSS 52(SP), Y9
 	VMULPS       Y9, Y8, Y8
-	VFMADD231PS  864(R9), Y8, Y6
-	VMOVDQU      64(R8), Y8
+	VFMADD231PS  864(SI), Y8, Y3
+	VMOVDQU      64(BX), Y8
 	VPSRLW       $0x06, Y8, Y8
-	VPAND        Y0, Y8, Y8
+	VPAND        Y4, Y8, Y8
 	VPSRLW       $0x05, Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
+	VPSUBB       Y5, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 56(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  896(R9), Y7, Y3
+	VFMADD231PS  896(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 56(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  928(R9), Y7, Y4
+	VFMADD231PS  928(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 60(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  960(R9), Y7, Y5
+	VFMADD231PS  960(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 60(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  992(R9), Y7, Y6
-	ADDQ         $0x0000006e, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	VFMADD231PS  992(SI), Y7, Y3
+	ADDQ         $0x0000006e, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS       Y4, Y3, Y3
-	VADDPS       Y6, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VEXTRACTF128 $0x01, Y3, X4
-	VADDPS       X4, X3, X3
-	VMOVHLPS     X3, X4, X4
-	VADDPS       X4, X3, X3
-	VMOVSHDUP    X3, X4
-	VADDPS       X4, X3, X3
-	VMOVSS       X3, (AX)
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -2740,278 +2718,276 @@ loopdone:
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ4_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word0000000f<>+0(SB), Y0
-	VBROADCASTSS word80000000<>+0(SB), Y1
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word0000000f<>+0(SB), Y4
+	VBROADCASTSS word80000000<>+0(SB), Y5
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	PREFETCHT0   2176(R8)
-	MOVL         12(R8), R11
-	MOVL         4(R8), R12
-	MOVL         R12, R13
-	ANDL         $0x3f3f3f3f, R13
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	MOVL         R11, R14
-	ANDL         $0x0f0f0f0f, R14
-	ORL          R14, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R13
-	MOVL         8(R8), R12
-	MOVL         R12, R14
-	ANDL         $0x3f3f3f3f, R14
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	SHRL         $0x04, R11
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	PREFETCHT0   2176(BX)
+	MOVL         12(BX), R8
+	MOVL         4(BX), R9
+	MOVL         R9, R10
+	ANDL         $0x3f3f3f3f, R10
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	MOVL         R8, R11
 	ANDL         $0x0f0f0f0f, R11
-	ORL          R11, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R14
-	VMOVQ        R13, X6
+	ORL          R11, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R10
+	MOVL         8(BX), R9
+	MOVL         R9, R11
+	ANDL         $0x3f3f3f3f, R11
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	SHRL         $0x04, R8
+	ANDL         $0x0f0f0f0f, R8
+	ORL          R8, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R11
+	VMOVQ        R10, X6
 	VPMOVZXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
-	VPBROADCASTW (R8), X6
+	VPBROADCASTW (BX), X6
 	VCVTPH2PS    X6, Y6
 	VMULPS       Y6, Y7, Y7
 	VMOVUPS      Y7, (SP)
-	VMOVQ        R14, X6
+	VMOVQ        R11, X6
 	VPMOVZXBD    X6, Y7
 	VCVTDQ2PS    Y7, Y7
-	VPBROADCASTW 2(R8), X6
+	VPBROADCASTW 2(BX), X6
 	VCVTPH2PS    X6, Y6
-	VXORPS       Y1, Y6, Y6
+	VXORPS       Y5, Y6, Y6
 	VMULPS       Y6, Y7, Y7
 	VMOVUPS      Y7, 32(SP)
 	VBROADCASTSS (SP), Y6
 	VBROADCASTSS 32(SP), Y7
 	VBROADCASTSS 4(SP), Y8
 	VBROADCASTSS 36(SP), Y9
-	VPMOVZXBD    16(R8), Y10
+	VPMOVZXBD    16(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  (R9), Y10, Y2
+	VFMADD231PS  (SI), Y10, Y0
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  128(R9), Y11, Y2
-	VPMOVZXBD    24(R8), Y10
+	VFMADD231PS  128(SI), Y11, Y0
+	VPMOVZXBD    24(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  32(R9), Y10, Y3
+	VFMADD231PS  32(SI), Y10, Y1
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  160(R9), Y11, Y3
-	VPMOVZXBD    32(R8), Y10
+	VFMADD231PS  160(SI), Y11, Y1
+	VPMOVZXBD    32(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  64(R9), Y10, Y4
+	VFMADD231PS  64(SI), Y10, Y2
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  192(R9), Y11, Y4
-	VPMOVZXBD    40(R8), Y10
+	VFMADD231PS  192(SI), Y11, Y2
+	VPMOVZXBD    40(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  96(R9), Y10, Y5
+	VFMADD231PS  96(SI), Y10, Y3
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  224(R9), Y11, Y5
+	VFMADD231PS  224(SI), Y11, Y3
 	VBROADCASTSS 8(SP), Y6
 	VBROADCASTSS 40(SP), Y7
 	VBROADCASTSS 12(SP), Y8
 	VBROADCASTSS 44(SP), Y9
-	VPMOVZXBD    48(R8), Y10
+	VPMOVZXBD    48(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  256(R9), Y10, Y2
+	VFMADD231PS  256(SI), Y10, Y0
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  384(R9), Y11, Y2
-	VPMOVZXBD    56(R8), Y10
+	VFMADD231PS  384(SI), Y11, Y0
+	VPMOVZXBD    56(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  288(R9), Y10, Y3
+	VFMADD231PS  288(SI), Y10, Y1
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  416(R9), Y11, Y3
-	VPMOVZXBD    64(R8), Y10
+	VFMADD231PS  416(SI), Y11, Y1
+	VPMOVZXBD    64(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  320(R9), Y10, Y4
+	VFMADD231PS  320(SI), Y10, Y2
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  448(R9), Y11, Y4
-	VPMOVZXBD    72(R8), Y10
+	VFMADD231PS  448(SI), Y11, Y2
+	VPMOVZXBD    72(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  352(R9), Y10, Y5
+	VFMADD231PS  352(SI), Y10, Y3
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  480(R9), Y11, Y5
+	VFMADD231PS  480(SI), Y11, Y3
 	VBROADCASTSS 16(SP), Y6
 	VBROADCASTSS 48(SP), Y7
 	VBROADCASTSS 20(SP), Y8
 	VBROADCASTSS 52(SP), Y9
-	VPMOVZXBD    80(R8), Y10
+	VPMOVZXBD    80(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  512(R9), Y10, Y2
+	VFMADD231PS  512(SI), Y10, Y0
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  640(R9), Y11, Y2
-	VPMOVZXBD    88(R8), Y10
+	VFMADD231PS  640(SI), Y11, Y0
+	VPMOVZXBD    88(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  544(R9), Y10, Y3
+	VFMADD231PS  544(SI), Y10, Y1
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  672(R9), Y11, Y3
-	VPMOVZXBD    96(R8), Y10
+	VFMADD231PS  672(SI), Y11, Y1
+	VPMOVZXBD    96(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  576(R9), Y10, Y4
+	VFMADD231PS  576(SI), Y10, Y2
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  704(R9), Y11, Y4
-	VPMOVZXBD    104(R8), Y10
+	VFMADD231PS  704(SI), Y11, Y2
+	VPMOVZXBD    104(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  608(R9), Y10, Y5
+	VFMADD231PS  608(SI), Y10, Y3
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  736(R9), Y11, Y5
+	VFMADD231PS  736(SI), Y11, Y3
 	VBROADCASTSS 24(SP), Y6
 	VBROADCASTSS 56(SP), Y7
 	VBROADCASTSS 28(SP), Y8
 	VBROADCASTSS 60(SP), Y9
-	VPMOVZXBD    112(R8), Y10
+	VPMOVZXBD    112(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  768(R9), Y10, Y2
+	VFMADD231PS  768(SI), Y10, Y0
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  896(R9), Y11, Y2
-	VPMOVZXBD    120(R8), Y10
+	VFMADD231PS  896(SI), Y11, Y0
+	VPMOVZXBD    120(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  800(R9), Y10, Y3
+	VFMADD231PS  800(SI), Y10, Y1
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  928(R9), Y11, Y3
-	VPMOVZXBD    128(R8), Y10
+	VFMADD231PS  928(SI), Y11, Y1
+	VPMOVZXBD    128(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  832(R9), Y10, Y4
+	VFMADD231PS  832(SI), Y10, Y2
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  960(R9), Y11, Y4
-	VPMOVZXBD    136(R8), Y10
+	VFMADD231PS  960(SI), Y11, Y2
+	VPMOVZXBD    136(BX), Y10
 	VPSRLD       $0x04, Y10, Y11
-	VPAND        Y0, Y10, Y10
+	VPAND        Y4, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
 	VMULPS       Y6, Y10, Y10
 	VADDPS       Y7, Y10, Y10
-	VFMADD231PS  864(R9), Y10, Y5
+	VFMADD231PS  864(SI), Y10, Y3
 	VCVTDQ2PS    Y11, Y11
 	VMULPS       Y8, Y11, Y11
 	VADDPS       Y9, Y11, Y11
-	VFMADD231PS  992(R9), Y11, Y5
-	ADDQ         $0x00000090, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	VFMADD231PS  992(SI), Y11, Y3
+	ADDQ         $0x00000090, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
+	VADDPS       Y1, Y0, Y0
 	VADDPS       Y3, Y2, Y2
-	VADDPS       Y5, Y4, Y4
-	VADDPS       Y4, Y2, Y2
-	VEXTRACTF128 $0x01, Y2, X3
-	VADDPS       X3, X2, X2
-	VMOVHLPS     X2, X3, X3
-	VADDPS       X3, X2, X2
-	VMOVSHDUP    X2, X3
-	VADDPS       X3, X2, X2
-	VMOVSS       X2, (AX)
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -3393,74 +3369,71 @@ loopdone:
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ5_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word80000000<>+0(SB), Y0
-	VBROADCASTSS word0f0f0f0f<>+0(SB), Y1
-	VBROADCASTSS word10101010<>+0(SB), Y2
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word80000000<>+0(SB), Y4
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y5
+	VBROADCASTSS word10101010<>+0(SB), Y6
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	PREFETCHT0   2176(R8)
-	MOVL         12(R8), R11
-	MOVL         4(R8), R12
-	MOVL         R12, R13
-	ANDL         $0x3f3f3f3f, R13
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	MOVL         R11, R14
-	ANDL         $0x0f0f0f0f, R14
-	ORL          R14, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R13
-	MOVL         8(R8), R12
-	MOVL         R12, R14
-	ANDL         $0x3f3f3f3f, R14
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	SHRL         $0x04, R11
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	PREFETCHT0   2176(BX)
+	MOVL         12(BX), R8
+	MOVL         4(BX), R9
+	MOVL         R9, R10
+	ANDL         $0x3f3f3f3f, R10
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	MOVL         R8, R11
 	ANDL         $0x0f0f0f0f, R11
-	ORL          R11, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R14
-	VMOVQ        R13, X7
+	ORL          R11, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R10
+	MOVL         8(BX), R9
+	MOVL         R9, R11
+	ANDL         $0x3f3f3f3f, R11
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	SHRL         $0x04, R8
+	ANDL         $0x0f0f0f0f, R8
+	ORL          R8, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R11
+	VMOVQ        R10, X7
 	VPMOVZXBD    X7, Y8
 	VCVTDQ2PS    Y8, Y8
-	VPBROADCASTW (R8), X7
+	VPBROADCASTW (BX), X7
 	VCVTPH2PS    X7, Y7
 	VMULPS       Y7, Y8, Y8
 	VMOVUPS      Y8, (SP)
-	VMOVQ        R14, X7
+	VMOVQ        R11, X7
 	VPMOVZXBD    X7, Y8
 	VCVTDQ2PS    Y8, Y8
-	VPBROADCASTW 2(R8), X7
+	VPBROADCASTW 2(BX), X7
 	VCVTPH2PS    X7, Y7
-	VXORPS       Y0, Y7, Y7
+	VXORPS       Y4, Y7, Y7
 	VMULPS       Y7, Y8, Y8
 	VMOVUPS      Y8, 32(SP)
-	VMOVDQU      16(R8), Y7
-	VMOVDQU      48(R8), Y8
+	VMOVDQU      16(BX), Y7
+	VMOVDQU      48(BX), Y8
 	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VPSLLW       $0x04, Y7, Y9
-	VPAND        Y2, Y9, Y9
+	VPAND        Y6, Y9, Y9
 	VPOR         Y9, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3468,7 +3441,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 32(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  (R9), Y9, Y3
+	VFMADD231PS  (SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
@@ -3477,7 +3450,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 32(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  32(R9), Y9, Y4
+	VFMADD231PS  32(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3485,7 +3458,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 32(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  64(R9), Y9, Y5
+	VFMADD231PS  64(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
@@ -3494,12 +3467,12 @@ units:
 	VMULPS       Y9, Y8, Y8
 	VBROADCASTSS 32(SP), Y9
 	VADDPS       Y9, Y8, Y8
-	VFMADD231PS  96(R9), Y8, Y6
-	VMOVDQU      48(R8), Y8
+	VFMADD231PS  96(SI), Y8, Y3
+	VMOVDQU      48(BX), Y8
 	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VPSLLW       $0x03, Y7, Y9
-	VPAND        Y2, Y9, Y9
+	VPAND        Y6, Y9, Y9
 	VPOR         Y9, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3507,7 +3480,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 36(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  128(R9), Y9, Y3
+	VFMADD231PS  128(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
@@ -3516,7 +3489,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 36(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  160(R9), Y9, Y4
+	VFMADD231PS  160(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3524,7 +3497,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 36(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  192(R9), Y9, Y5
+	VFMADD231PS  192(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
@@ -3533,12 +3506,12 @@ units:
 	VMULPS       Y9, Y8, Y8
 	VBROADCASTSS 36(SP), Y9
 	VADDPS       Y9, Y8, Y8
-	VFMADD231PS  224(R9), Y8, Y6
-	VMOVDQU      80(R8), Y8
+	VFMADD231PS  224(SI), Y8, Y3
+	VMOVDQU      80(BX), Y8
 	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VPSLLW       $0x02, Y7, Y9
-	VPAND        Y2, Y9, Y9
+	VPAND        Y6, Y9, Y9
 	VPOR         Y9, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3546,7 +3519,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 40(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  256(R9), Y9, Y3
+	VFMADD231PS  256(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
@@ -3555,7 +3528,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 40(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  288(R9), Y9, Y4
+	VFMADD231PS  288(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3563,7 +3536,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 40(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  320(R9), Y9, Y5
+	VFMADD231PS  320(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
@@ -3572,12 +3545,12 @@ units:
 	VMULPS       Y9, Y8, Y8
 	VBROADCASTSS 40(SP), Y9
 	VADDPS       Y9, Y8, Y8
-	VFMADD231PS  352(R9), Y8, Y6
-	VMOVDQU      80(R8), Y8
+	VFMADD231PS  352(SI), Y8, Y3
+	VMOVDQU      80(BX), Y8
 	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VPSLLW       $0x01, Y7, Y9
-	VPAND        Y2, Y9, Y9
+	VPAND        Y6, Y9, Y9
 	VPOR         Y9, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3585,7 +3558,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 44(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  384(R9), Y9, Y3
+	VFMADD231PS  384(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
@@ -3594,7 +3567,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 44(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  416(R9), Y9, Y4
+	VFMADD231PS  416(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3602,7 +3575,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 44(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  448(R9), Y9, Y5
+	VFMADD231PS  448(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
@@ -3611,12 +3584,12 @@ units:
 	VMULPS       Y9, Y8, Y8
 	VBROADCASTSS 44(SP), Y9
 	VADDPS       Y9, Y8, Y8
-	VFMADD231PS  480(R9), Y8, Y6
-	VMOVDQU      112(R8), Y8
+	VFMADD231PS  480(SI), Y8, Y3
+	VMOVDQU      112(BX), Y8
 	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VMOVDQU      Y7, Y9
-	VPAND        Y2, Y9, Y9
+	VPAND        Y6, Y9, Y9
 	VPOR         Y9, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3624,7 +3597,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 48(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  512(R9), Y9, Y3
+	VFMADD231PS  512(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
@@ -3633,7 +3606,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 48(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  544(R9), Y9, Y4
+	VFMADD231PS  544(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3641,7 +3614,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 48(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  576(R9), Y9, Y5
+	VFMADD231PS  576(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
@@ -3650,12 +3623,12 @@ units:
 	VMULPS       Y9, Y8, Y8
 	VBROADCASTSS 48(SP), Y9
 	VADDPS       Y9, Y8, Y8
-	VFMADD231PS  608(R9), Y8, Y6
-	VMOVDQU      112(R8), Y8
+	VFMADD231PS  608(SI), Y8, Y3
+	VMOVDQU      112(BX), Y8
 	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VPSRLW       $0x01, Y7, Y9
-	VPAND        Y2, Y9, Y9
+	VPAND        Y6, Y9, Y9
 	VPOR         Y9, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3663,7 +3636,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 52(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  640(R9), Y9, Y3
+	VFMADD231PS  640(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
@@ -3672,7 +3645,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 52(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  672(R9), Y9, Y4
+	VFMADD231PS  672(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3680,7 +3653,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 52(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  704(R9), Y9, Y5
+	VFMADD231PS  704(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
@@ -3689,12 +3662,12 @@ units:
 	VMULPS       Y9, Y8, Y8
 	VBROADCASTSS 52(SP), Y9
 	VADDPS       Y9, Y8, Y8
-	VFMADD231PS  736(R9), Y8, Y6
-	VMOVDQU      144(R8), Y8
+	VFMADD231PS  736(SI), Y8, Y3
+	VMOVDQU      144(BX), Y8
 	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VPSRLW       $0x02, Y7, Y9
-	VPAND        Y2, Y9, Y9
+	VPAND        Y6, Y9, Y9
 	VPOR         Y9, Y8, Y8
 	VPMOVSXBD    X8, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3702,7 +3675,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 56(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  768(R9), Y9, Y3
+	VFMADD231PS  768(SI), Y9, Y0
 	VMOVDQU      X8, X9
 	VPSRLDQ      $0x08, X9, X9
 	VPMOVSXBD    X9, Y9
@@ -3711,7 +3684,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 56(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  800(R9), Y9, Y4
+	VFMADD231PS  800(SI), Y9, Y1
 	VEXTRACTI128 $0x01, Y8, X9
 	VPMOVSXBD    X9, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -3719,7 +3692,7 @@ units:
 	VMULPS       Y10, Y9, Y9
 	VBROADCASTSS 56(SP), Y10
 	VADDPS       Y10, Y9, Y9
-	VFMADD231PS  832(R9), Y9, Y5
+	VFMADD231PS  832(SI), Y9, Y2
 	VEXTRACTI128 $0x01, Y8, X8
 	VPSRLDQ      $0x08, X8, X8
 	VPMOVSXBD    X8, Y8
@@ -3728,12 +3701,12 @@ units:
 	VMULPS       Y9, Y8, Y8
 	VBROADCASTSS 56(SP), Y9
 	VADDPS       Y9, Y8, Y8
-	VFMADD231PS  864(R9), Y8, Y6
-	VMOVDQU      144(R8), Y8
+	VFMADD231PS  864(SI), Y8, Y3
+	VMOVDQU      144(BX), Y8
 	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
+	VPAND        Y5, Y8, Y8
 	VPSRLW       $0x03, Y7, Y7
-	VPAND        Y2, Y7, Y7
+	VPAND        Y6, Y7, Y7
 	VPOR         Y7, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -3741,7 +3714,7 @@ units:
 	VMULPS       Y9, Y7, Y7
 	VBROADCASTSS 60(SP), Y9
 	VADDPS       Y9, Y7, Y7
-	VFMADD231PS  896(R9), Y7, Y3
+	VFMADD231PS  896(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -3750,7 +3723,7 @@ units:
 	VMULPS       Y9, Y7, Y7
 	VBROADCASTSS 60(SP), Y9
 	VADDPS       Y9, Y7, Y7
-	VFMADD231PS  928(R9), Y7, Y4
+	VFMADD231PS  928(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
@@ -3758,7 +3731,7 @@ units:
 	VMULPS       Y9, Y7, Y7
 	VBROADCASTSS 60(SP), Y9
 	VADDPS       Y9, Y7, Y7
-	VFMADD231PS  960(R9), Y7, Y5
+	VFMADD231PS  960(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
@@ -3767,26 +3740,27 @@ units:
 	VMULPS       Y8, Y7, Y7
 	VBROADCASTSS 60(SP), Y8
 	VADDPS       Y8, Y7, Y7
-	VFMADD231PS  992(R9), Y7, Y6
-	ADDQ         $0x000000b0, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	VFMADD231PS  992(SI), Y7, Y3
+	ADDQ         $0x000000b0, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS       Y4, Y3, Y3
-	VADDPS       Y6, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VEXTRACTF128 $0x01, Y3, X4
-	VADDPS       X4, X3, X3
-	VMOVHLPS     X3, X4, X4
-	VADDPS       X4, X3, X3
-	VMOVSHDUP    X3, X4
-	VADDPS       X4, X3, X3
-	VMOVSS       X3, (AX)
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -4098,35 +4072,32 @@ GLOBL word30303030<>(SB), RODATA|NOPTR, $4
 // Requires: AVX, AVX2, F16C, FMA3, MMX+
 TEXT ·dotsQ6_KAVX2(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
-	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
-	VBROADCASTSS word30303030<>+0(SB), Y1
-	VBROADCASTSS word20202020<>+0(SB), Y2
-	TESTQ        SI, SI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y4
+	VBROADCASTSS word30303030<>+0(SB), Y5
+	VBROADCASTSS word20202020<>+0(SB), Y6
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	PREFETCHT0   2176(R8)
-	PREFETCHT0   2240(R8)
-	VMOVDQU      192(R8), X7
-	VPBROADCASTW 208(R8), X8
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	PREFETCHT0   2176(BX)
+	PREFETCHT0   2240(BX)
+	VMOVDQU      192(BX), X7
+	VPBROADCASTW 208(BX), X8
 	VCVTPH2PS    X8, Y8
 	VPMOVSXBD    X7, Y9
 	VCVTDQ2PS    Y9, Y9
@@ -4137,289 +4108,290 @@ units:
 	VCVTDQ2PS    Y7, Y7
 	VMULPS       Y8, Y7, Y7
 	VMOVUPS      Y7, 32(SP)
-	VMOVDQU      (R8), Y7
+	VMOVDQU      (BX), Y7
 	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      128(BX), Y7
 	VPSLLW       $0x04, Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS (SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  (R9), Y7, Y3
+	VFMADD231PS  (SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS (SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  32(R9), Y7, Y4
+	VFMADD231PS  32(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 4(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  64(R9), Y7, Y5
+	VFMADD231PS  64(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 4(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  96(R9), Y7, Y6
-	VMOVDQU      32(R8), Y7
+	VFMADD231PS  96(SI), Y7, Y3
+	VMOVDQU      32(BX), Y7
 	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      128(BX), Y7
 	VPSLLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 8(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  128(R9), Y7, Y3
+	VFMADD231PS  128(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 8(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  160(R9), Y7, Y4
+	VFMADD231PS  160(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 12(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  192(R9), Y7, Y5
+	VFMADD231PS  192(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 12(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  224(R9), Y7, Y6
-	VMOVDQU      (R8), Y7
+	VFMADD231PS  224(SI), Y7, Y3
+	VMOVDQU      (BX), Y7
 	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      128(BX), Y7
 	VMOVDQU      Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 16(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  256(R9), Y7, Y3
+	VFMADD231PS  256(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 16(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  288(R9), Y7, Y4
+	VFMADD231PS  288(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 20(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  320(R9), Y7, Y5
+	VFMADD231PS  320(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 20(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  352(R9), Y7, Y6
-	VMOVDQU      32(R8), Y7
+	VFMADD231PS  352(SI), Y7, Y3
+	VMOVDQU      32(BX), Y7
 	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      128(BX), Y7
 	VPSRLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 24(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  384(R9), Y7, Y3
+	VFMADD231PS  384(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 24(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  416(R9), Y7, Y4
+	VFMADD231PS  416(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 28(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  448(R9), Y7, Y5
+	VFMADD231PS  448(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 28(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  480(R9), Y7, Y6
-	VMOVDQU      64(R8), Y7
+	VFMADD231PS  480(SI), Y7, Y3
+	VMOVDQU      64(BX), Y7
 	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      160(BX), Y7
 	VPSLLW       $0x04, Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 32(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  512(R9), Y7, Y3
+	VFMADD231PS  512(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 32(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  544(R9), Y7, Y4
+	VFMADD231PS  544(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 36(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  576(R9), Y7, Y5
+	VFMADD231PS  576(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 36(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  608(R9), Y7, Y6
-	VMOVDQU      96(R8), Y7
+	VFMADD231PS  608(SI), Y7, Y3
+	VMOVDQU      96(BX), Y7
 	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      160(BX), Y7
 	VPSLLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 40(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  640(R9), Y7, Y3
+	VFMADD231PS  640(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 40(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  672(R9), Y7, Y4
+	VFMADD231PS  672(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 44(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  704(R9), Y7, Y5
+	VFMADD231PS  704(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 44(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  736(R9), Y7, Y6
-	VMOVDQU      64(R8), Y7
+	VFMADD231PS  736(SI), Y7, Y3
+	VMOVDQU      64(BX), Y7
 	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      160(BX), Y7
 	VMOVDQU      Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 48(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  768(R9), Y7, Y3
+	VFMADD231PS  768(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 48(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  800(R9), Y7, Y4
+	VFMADD231PS  800(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 52(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  832(R9), Y7, Y5
+	VFMADD231PS  832(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 52(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  864(R9), Y7, Y6
-	VMOVDQU      96(R8), Y7
+	VFMADD231PS  864(SI), Y7, Y3
+	VMOVDQU      96(BX), Y7
 	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
+	VPAND        Y4, Y8, Y8
+	VMOVDQU      160(BX), Y7
 	VPSRLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
+	VPAND        Y5, Y7, Y7
 	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
+	VPSUBB       Y6, Y8, Y8
 	VPMOVSXBD    X8, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 56(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  896(R9), Y7, Y3
+	VFMADD231PS  896(SI), Y7, Y0
 	VMOVDQU      X8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 56(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  928(R9), Y7, Y4
+	VFMADD231PS  928(SI), Y7, Y1
 	VEXTRACTI128 $0x01, Y8, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 60(SP), Y9
 	VMULPS       Y9, Y7, Y7
-	VFMADD231PS  960(R9), Y7, Y5
+	VFMADD231PS  960(SI), Y7, Y2
 	VEXTRACTI128 $0x01, Y8, X7
 	VPSRLDQ      $0x08, X7, X7
 	VPMOVSXBD    X7, Y7
 	VCVTDQ2PS    Y7, Y7
 	VBROADCASTSS 60(SP), Y8
 	VMULPS       Y8, Y7, Y7
-	VFMADD231PS  992(R9), Y7, Y6
-	ADDQ         $0x000000d2, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	VFMADD231PS  992(SI), Y7, Y3
+	ADDQ         $0x000000d2, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS       Y4, Y3, Y3
-	VADDPS       Y6, Y5, Y5
-	VADDPS       Y5, Y3, Y3
-	VEXTRACTF128 $0x01, Y3, X4
-	VADDPS       X4, X3, X3
-	VMOVHLPS     X3, X4, X4
-	VADDPS       X4, X3, X3
-	VMOVSHDUP    X3, X4
-	VADDPS       X4, X3, X3
-	VMOVSS       X3, (AX)
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
 	ADDQ         $0x00000004, AX
-	ADDQ         DI, DX
-	DECQ         SI
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
 	JNZ          rows
 
 rowsdone:
@@ -4430,58 +4402,55 @@ rowsdone:
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·dotsF32AVX512(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x04, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
 	JLT    rest
 
 units:
-	VMOVUPS     (R8), Z4
-	VFMADD231PS (R9), Z4, Z0
-	VMOVUPS     64(R8), Z4
-	VFMADD231PS 64(R9), Z4, Z1
-	VMOVUPS     128(R8), Z4
-	VFMADD231PS 128(R9), Z4, Z2
-	VMOVUPS     192(R8), Z4
-	VFMADD231PS 192(R9), Z4, Z3
-	ADDQ        $0x00000100, R8
-	ADDQ        $0x00000100, R9
-	SUBQ        $0x04, R10
+	VMOVUPS     (BX), Z0
+	VFMADD231PS (SI), Z0, Z16
+	VMOVUPS     64(BX), Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	VMOVUPS     128(BX), Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	VMOVUPS     192(BX), Z0
+	VFMADD231PS 192(SI), Z0, Z19
+	ADDQ        $0x00000100, BX
+	ADDQ        $0x00000100, SI
+	SUBQ        $0x04, DI
 	JGE         units
 
 rest:
-	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, DI
 	JZ          sum
-	VMOVUPS     (R8), Z4
-	VFMADD231PS (R9), Z4, Z0
-	DECQ        R10
+	VMOVUPS     (BX), Z0
+	VFMADD231PS (SI), Z0, Z16
+	DECQ        DI
 	JZ          sum
-	VMOVUPS     64(R8), Z4
-	VFMADD231PS 64(R9), Z4, Z1
-	DECQ        R10
+	VMOVUPS     64(BX), Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	DECQ        DI
 	JZ          sum
-	VMOVUPS     128(R8), Z4
-	VFMADD231PS 128(R9), Z4, Z2
-	DECQ        R10
+	VMOVUPS     128(BX), Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	DECQ        DI
 
 sum:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z3, Z2, Z2
-	VADDPS        Z2, Z0, Z0
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -4492,8 +4461,9 @@ sum:
 	VADDPS        X1, X0, X0
 	VMOVSS        X0, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
 
 rowsdone:
@@ -4525,58 +4495,55 @@ loopdone:
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·dotsF16AVX512(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x04, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
 	JLT    rest
 
 units:
-	VCVTPH2PS   (R8), Z4
-	VFMADD231PS (R9), Z4, Z0
-	VCVTPH2PS   32(R8), Z4
-	VFMADD231PS 64(R9), Z4, Z1
-	VCVTPH2PS   64(R8), Z4
-	VFMADD231PS 128(R9), Z4, Z2
-	VCVTPH2PS   96(R8), Z4
-	VFMADD231PS 192(R9), Z4, Z3
-	ADDQ        $0x00000080, R8
-	ADDQ        $0x00000100, R9
-	SUBQ        $0x04, R10
+	VCVTPH2PS   (BX), Z0
+	VFMADD231PS (SI), Z0, Z16
+	VCVTPH2PS   32(BX), Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	VCVTPH2PS   64(BX), Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	VCVTPH2PS   96(BX), Z0
+	VFMADD231PS 192(SI), Z0, Z19
+	ADDQ        $0x00000080, BX
+	ADDQ        $0x00000100, SI
+	SUBQ        $0x04, DI
 	JGE         units
 
 rest:
-	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, DI
 	JZ          sum
-	VCVTPH2PS   (R8), Z4
-	VFMADD231PS (R9), Z4, Z0
-	DECQ        R10
+	VCVTPH2PS   (BX), Z0
+	VFMADD231PS (SI), Z0, Z16
+	DECQ        DI
 	JZ          sum
-	VCVTPH2PS   32(R8), Z4
-	VFMADD231PS 64(R9), Z4, Z1
-	DECQ        R10
+	VCVTPH2PS   32(BX), Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	DECQ        DI
 	JZ          sum
-	VCVTPH2PS   64(R8), Z4
-	VFMADD231PS 128(R9), Z4, Z2
-	DECQ        R10
+	VCVTPH2PS   64(BX), Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	DECQ        DI
 
 sum:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z3, Z2, Z2
-	VADDPS        Z2, Z0, Z0
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -4587,9 +4554,126 @@ sum:
 	VADDPS        X1, X0, X0
 	VMOVSS        X0, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchF16AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·batchF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ  sums+0(FP), AX
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	MOVQ  ldx+48(FP), BX
+	SHLQ  $0x02, BX
+	TESTQ DX, DX
+	JZ    rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x04, R8
+	JLT     rest
+
+units:
+	PREFETCHT0  2048(SI)
+	PREFETCHT0  2112(SI)
+	VCVTPH2PS   (SI), Z0
+	VFMADD231PS (DI), Z0, Z16
+	VFMADD231PS (DI)(BX*1), Z0, Z20
+	VFMADD231PS (DI)(BX*2), Z0, Z24
+	VFMADD231PS (R9), Z0, Z28
+	VCVTPH2PS   32(SI), Z0
+	VFMADD231PS 64(DI), Z0, Z17
+	VFMADD231PS 64(DI)(BX*1), Z0, Z21
+	VFMADD231PS 64(DI)(BX*2), Z0, Z25
+	VFMADD231PS 64(R9), Z0, Z29
+	VCVTPH2PS   64(SI), Z0
+	VFMADD231PS 128(DI), Z0, Z18
+	VFMADD231PS 128(DI)(BX*1), Z0, Z22
+	VFMADD231PS 128(DI)(BX*2), Z0, Z26
+	VFMADD231PS 128(R9), Z0, Z30
+	VCVTPH2PS   96(SI), Z0
+	VFMADD231PS 192(DI), Z0, Z19
+	VFMADD231PS 192(DI)(BX*1), Z0, Z23
+	VFMADD231PS 192(DI)(BX*2), Z0, Z27
+	VFMADD231PS 192(R9), Z0, Z31
+	ADDQ        $0x00000080, SI
+	ADDQ        $0x00000100, DI
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x04, R8
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, R8
+	JZ          sum
+	VCVTPH2PS   (SI), Z0
+	VFMADD231PS (DI), Z0, Z16
+	VFMADD231PS (DI)(BX*1), Z0, Z20
+	VFMADD231PS (DI)(BX*2), Z0, Z24
+	VFMADD231PS (R9), Z0, Z28
+	DECQ        R8
+	JZ          sum
+	VCVTPH2PS   32(SI), Z0
+	VFMADD231PS 64(DI), Z0, Z17
+	VFMADD231PS 64(DI)(BX*1), Z0, Z21
+	VFMADD231PS 64(DI)(BX*2), Z0, Z25
+	VFMADD231PS 64(R9), Z0, Z29
+	DECQ        R8
+	JZ          sum
+	VCVTPH2PS   64(SI), Z0
+	VFMADD231PS 128(DI), Z0, Z18
+	VFMADD231PS 128(DI)(BX*1), Z0, Z22
+	VFMADD231PS 128(DI)(BX*2), Z0, Z26
+	VFMADD231PS 128(R9), Z0, Z30
+	DECQ        R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -4621,65 +4705,62 @@ loopdone:
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·dotsBF16AVX512(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x04, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
 	JLT    rest
 
 units:
-	VPMOVZXWD   (R8), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS (R9), Z4, Z0
-	VPMOVZXWD   32(R8), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS 64(R9), Z4, Z1
-	VPMOVZXWD   64(R8), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS 128(R9), Z4, Z2
-	VPMOVZXWD   96(R8), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS 192(R9), Z4, Z3
-	ADDQ        $0x00000080, R8
-	ADDQ        $0x00000100, R9
-	SUBQ        $0x04, R10
+	VPMOVZXWD   (BX), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS (SI), Z0, Z16
+	VPMOVZXWD   32(BX), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	VPMOVZXWD   64(BX), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	VPMOVZXWD   96(BX), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 192(SI), Z0, Z19
+	ADDQ        $0x00000080, BX
+	ADDQ        $0x00000100, SI
+	SUBQ        $0x04, DI
 	JGE         units
 
 rest:
-	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, DI
 	JZ          sum
-	VPMOVZXWD   (R8), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS (R9), Z4, Z0
-	DECQ        R10
+	VPMOVZXWD   (BX), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS (SI), Z0, Z16
+	DECQ        DI
 	JZ          sum
-	VPMOVZXWD   32(R8), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS 64(R9), Z4, Z1
-	DECQ        R10
+	VPMOVZXWD   32(BX), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	DECQ        DI
 	JZ          sum
-	VPMOVZXWD   64(R8), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS 128(R9), Z4, Z2
-	DECQ        R10
+	VPMOVZXWD   64(BX), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	DECQ        DI
 
 sum:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z3, Z2, Z2
-	VADDPS        Z2, Z0, Z0
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -4690,9 +4771,133 @@ sum:
 	VADDPS        X1, X0, X0
 	VMOVSS        X0, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchBF16AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·batchBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ  sums+0(FP), AX
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	MOVQ  ldx+48(FP), BX
+	SHLQ  $0x02, BX
+	TESTQ DX, DX
+	JZ    rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x04, R8
+	JLT     rest
+
+units:
+	PREFETCHT0  2048(SI)
+	PREFETCHT0  2112(SI)
+	VPMOVZXWD   (SI), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS (DI), Z0, Z16
+	VFMADD231PS (DI)(BX*1), Z0, Z20
+	VFMADD231PS (DI)(BX*2), Z0, Z24
+	VFMADD231PS (R9), Z0, Z28
+	VPMOVZXWD   32(SI), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 64(DI), Z0, Z17
+	VFMADD231PS 64(DI)(BX*1), Z0, Z21
+	VFMADD231PS 64(DI)(BX*2), Z0, Z25
+	VFMADD231PS 64(R9), Z0, Z29
+	VPMOVZXWD   64(SI), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 128(DI), Z0, Z18
+	VFMADD231PS 128(DI)(BX*1), Z0, Z22
+	VFMADD231PS 128(DI)(BX*2), Z0, Z26
+	VFMADD231PS 128(R9), Z0, Z30
+	VPMOVZXWD   96(SI), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 192(DI), Z0, Z19
+	VFMADD231PS 192(DI)(BX*1), Z0, Z23
+	VFMADD231PS 192(DI)(BX*2), Z0, Z27
+	VFMADD231PS 192(R9), Z0, Z31
+	ADDQ        $0x00000080, SI
+	ADDQ        $0x00000100, DI
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x04, R8
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, R8
+	JZ          sum
+	VPMOVZXWD   (SI), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS (DI), Z0, Z16
+	VFMADD231PS (DI)(BX*1), Z0, Z20
+	VFMADD231PS (DI)(BX*2), Z0, Z24
+	VFMADD231PS (R9), Z0, Z28
+	DECQ        R8
+	JZ          sum
+	VPMOVZXWD   32(SI), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 64(DI), Z0, Z17
+	VFMADD231PS 64(DI)(BX*1), Z0, Z21
+	VFMADD231PS 64(DI)(BX*2), Z0, Z25
+	VFMADD231PS 64(R9), Z0, Z29
+	DECQ        R8
+	JZ          sum
+	VPMOVZXWD   64(SI), Z0
+	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 128(DI), Z0, Z18
+	VFMADD231PS 128(DI)(BX*1), Z0, Z22
+	VFMADD231PS 128(DI)(BX*2), Z0, Z26
+	VFMADD231PS 128(R9), Z0, Z30
+	DECQ        R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -4731,70 +4936,67 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F
 TEXT ·dotsQ8_0AVX512(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  w+16(FP), DX
-	MOVQ  n+24(FP), BX
-	MOVQ  rows+32(FP), SI
-	MOVQ  stride+40(FP), DI
-	TESTQ SI, SI
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
 	JZ    rowsdone
 
 rows:
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x02, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x02, DI
 	JLT    rest
 
 units:
-	VPBROADCASTW (R8), Y4
-	VCVTPH2PS    Y4, Z4
-	VPMOVSXBD    2(R8), Z5
-	VCVTDQ2PS    Z5, Z5
-	VMULPS       Z4, Z5, Z5
-	VFMADD231PS  (R9), Z5, Z0
-	VPMOVSXBD    18(R8), Z5
-	VCVTDQ2PS    Z5, Z5
-	VMULPS       Z4, Z5, Z5
-	VFMADD231PS  64(R9), Z5, Z1
-	VPBROADCASTW 34(R8), Y4
-	VCVTPH2PS    Y4, Z4
-	VPMOVSXBD    36(R8), Z5
-	VCVTDQ2PS    Z5, Z5
-	VMULPS       Z4, Z5, Z5
-	VFMADD231PS  128(R9), Z5, Z2
-	VPMOVSXBD    52(R8), Z5
-	VCVTDQ2PS    Z5, Z5
-	VMULPS       Z4, Z5, Z5
-	VFMADD231PS  192(R9), Z5, Z3
-	ADDQ         $0x00000044, R8
-	ADDQ         $0x00000100, R9
-	SUBQ         $0x02, R10
+	VPBROADCASTW (BX), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVSXBD    2(BX), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  (SI), Z1, Z16
+	VPMOVSXBD    18(BX), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  64(SI), Z1, Z17
+	VPBROADCASTW 34(BX), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVSXBD    36(BX), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  128(SI), Z1, Z18
+	VPMOVSXBD    52(BX), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  192(SI), Z1, Z19
+	ADDQ         $0x00000044, BX
+	ADDQ         $0x00000100, SI
+	SUBQ         $0x02, DI
 	JGE          units
 
 rest:
-	ADDQ         $0x00000002, R10
+	ADDQ         $0x00000002, DI
 	JZ           sum
-	VPBROADCASTW (R8), Y4
-	VCVTPH2PS    Y4, Z4
-	VPMOVSXBD    2(R8), Z5
-	VCVTDQ2PS    Z5, Z5
-	VMULPS       Z4, Z5, Z5
-	VFMADD231PS  (R9), Z5, Z0
-	VPMOVSXBD    18(R8), Z5
-	VCVTDQ2PS    Z5, Z5
-	VMULPS       Z4, Z5, Z5
-	VFMADD231PS  64(R9), Z5, Z1
-	DECQ         R10
+	VPBROADCASTW (BX), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVSXBD    2(BX), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  (SI), Z1, Z16
+	VPMOVSXBD    18(BX), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  64(SI), Z1, Z17
+	DECQ         DI
 
 sum:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z3, Z2, Z2
-	VADDPS        Z2, Z0, Z0
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -4805,9 +5007,135 @@ sum:
 	VADDPS        X1, X0, X0
 	VMOVSS        X0, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ8_0AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·batchQ8_0AVX512(SB), NOSPLIT, $0-56
+	MOVQ  sums+0(FP), AX
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	MOVQ  ldx+48(FP), BX
+	SHLQ  $0x02, BX
+	TESTQ DX, DX
+	JZ    rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x02, R8
+	JLT     rest
+
+units:
+	PREFETCHT0   1088(SI)
+	PREFETCHT0   1152(SI)
+	VPBROADCASTW (SI), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVSXBD    2(SI), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  (DI), Z1, Z16
+	VFMADD231PS  (DI)(BX*1), Z1, Z20
+	VFMADD231PS  (DI)(BX*2), Z1, Z24
+	VFMADD231PS  (R9), Z1, Z28
+	VPMOVSXBD    18(SI), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  64(DI), Z1, Z17
+	VFMADD231PS  64(DI)(BX*1), Z1, Z21
+	VFMADD231PS  64(DI)(BX*2), Z1, Z25
+	VFMADD231PS  64(R9), Z1, Z29
+	VPBROADCASTW 34(SI), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVSXBD    36(SI), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  128(DI), Z1, Z18
+	VFMADD231PS  128(DI)(BX*1), Z1, Z22
+	VFMADD231PS  128(DI)(BX*2), Z1, Z26
+	VFMADD231PS  128(R9), Z1, Z30
+	VPMOVSXBD    52(SI), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  192(DI), Z1, Z19
+	VFMADD231PS  192(DI)(BX*1), Z1, Z23
+	VFMADD231PS  192(DI)(BX*2), Z1, Z27
+	VFMADD231PS  192(R9), Z1, Z31
+	ADDQ         $0x00000044, SI
+	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R9
+	SUBQ         $0x02, R8
+	JGE          units
+
+rest:
+	ADDQ         $0x00000002, R8
+	JZ           sum
+	VPBROADCASTW (SI), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVSXBD    2(SI), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  (DI), Z1, Z16
+	VFMADD231PS  (DI)(BX*1), Z1, Z20
+	VFMADD231PS  (DI)(BX*2), Z1, Z24
+	VFMADD231PS  (R9), Z1, Z28
+	VPMOVSXBD    18(SI), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VFMADD231PS  64(DI), Z1, Z17
+	VFMADD231PS  64(DI)(BX*1), Z1, Z21
+	VFMADD231PS  64(DI)(BX*2), Z1, Z25
+	VFMADD231PS  64(R9), Z1, Z29
+	DECQ         R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -4865,72 +5193,69 @@ GLOBL codesFrom8<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ4_0AVX512(SB), NOSPLIT, $8-48
 	MOVQ    dst+0(FP), AX
-	MOVQ    x+8(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    n+24(FP), BX
-	MOVQ    rows+32(FP), SI
-	MOVQ    stride+40(FP), DI
+	MOVQ    w+16(FP), CX
+	MOVQ    rows+32(FP), DX
 	VMOVUPS codesFrom8<>+0(SB), Z0
-	TESTQ   SI, SI
+	TESTQ   DX, DX
 	JZ      rowsdone
 
 rows:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x02, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x02, DI
 	JLT    rest
 
 units:
-	PREFETCHT0   2048(R8)
-	VPBROADCASTW (R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VPMOVZXBD    2(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  (R9), Z6, Z1
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  64(R9), Z7, Z2
-	VPBROADCASTW 18(R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VPMOVZXBD    20(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  128(R9), Z6, Z3
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  192(R9), Z7, Z4
-	ADDQ         $0x00000024, R8
-	ADDQ         $0x00000100, R9
-	SUBQ         $0x02, R10
+	PREFETCHT0   2048(BX)
+	VPBROADCASTW (BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (SI), Z2, Z16
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(SI), Z3, Z17
+	VPBROADCASTW 18(BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    20(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  128(SI), Z2, Z18
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  192(SI), Z3, Z19
+	ADDQ         $0x00000024, BX
+	ADDQ         $0x00000100, SI
+	SUBQ         $0x02, DI
 	JGE          units
 
 rest:
-	ADDQ         $0x00000002, R10
+	ADDQ         $0x00000002, DI
 	JZ           sum
-	VPBROADCASTW (R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VPMOVZXBD    2(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  (R9), Z6, Z1
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  64(R9), Z7, Z2
-	DECQ         R10
+	VPBROADCASTW (BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (SI), Z2, Z16
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(SI), Z3, Z17
+	DECQ         DI
 
 sum:
-	VADDPS        Z2, Z1, Z1
-	VADDPS        Z4, Z3, Z3
-	VADDPS        Z3, Z1, Z1
+	VADDPS        Z17, Z16, Z1
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z1, Z1
 	VEXTRACTF64X4 $0x01, Z1, Y2
 	VADDPS        Y2, Y1, Y1
 	VEXTRACTF128  $0x01, Y1, X2
@@ -4941,9 +5266,135 @@ sum:
 	VADDPS        X2, X1, X1
 	VMOVSS        X1, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ4_0AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, F16C, MMX+
+TEXT ·batchQ4_0AVX512(SB), NOSPLIT, $8-56
+	MOVQ    sums+0(FP), AX
+	MOVQ    w+16(FP), CX
+	MOVQ    rows+32(FP), DX
+	MOVQ    ldx+48(FP), BX
+	SHLQ    $0x02, BX
+	VMOVUPS codesFrom8<>+0(SB), Z0
+	TESTQ   DX, DX
+	JZ      rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x02, R8
+	JLT     rest
+
+units:
+	PREFETCHT0   576(SI)
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (DI), Z2, Z16
+	VFMADD231PS  (DI)(BX*1), Z2, Z20
+	VFMADD231PS  (DI)(BX*2), Z2, Z24
+	VFMADD231PS  (R9), Z2, Z28
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(DI), Z3, Z17
+	VFMADD231PS  64(DI)(BX*1), Z3, Z21
+	VFMADD231PS  64(DI)(BX*2), Z3, Z25
+	VFMADD231PS  64(R9), Z3, Z29
+	VPBROADCASTW 18(SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    20(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  128(DI), Z2, Z18
+	VFMADD231PS  128(DI)(BX*1), Z2, Z22
+	VFMADD231PS  128(DI)(BX*2), Z2, Z26
+	VFMADD231PS  128(R9), Z2, Z30
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  192(DI), Z3, Z19
+	VFMADD231PS  192(DI)(BX*1), Z3, Z23
+	VFMADD231PS  192(DI)(BX*2), Z3, Z27
+	VFMADD231PS  192(R9), Z3, Z31
+	ADDQ         $0x00000024, SI
+	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R9
+	SUBQ         $0x02, R8
+	JGE          units
+
+rest:
+	ADDQ         $0x00000002, R8
+	JZ           sum
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (DI), Z2, Z16
+	VFMADD231PS  (DI)(BX*1), Z2, Z20
+	VFMADD231PS  (DI)(BX*2), Z2, Z24
+	VFMADD231PS  (R9), Z2, Z28
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(DI), Z3, Z17
+	VFMADD231PS  64(DI)(BX*1), Z3, Z21
+	VFMADD231PS  64(DI)(BX*2), Z3, Z25
+	VFMADD231PS  64(R9), Z3, Z29
+	DECQ         R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -5005,84 +5456,81 @@ GLOBL codesFrom0<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ4_1AVX512(SB), NOSPLIT, $8-48
 	MOVQ    dst+0(FP), AX
-	MOVQ    x+8(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    n+24(FP), BX
-	MOVQ    rows+32(FP), SI
-	MOVQ    stride+40(FP), DI
+	MOVQ    w+16(FP), CX
+	MOVQ    rows+32(FP), DX
 	VMOVUPS codesFrom0<>+0(SB), Z0
-	TESTQ   SI, SI
+	TESTQ   DX, DX
 	JZ      rowsdone
 
 rows:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x02, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x02, DI
 	JLT    rest
 
 units:
-	PREFETCHT0   2048(R8)
-	VPBROADCASTW (R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VPBROADCASTW 2(R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, 4(SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VADDPS.BCST  4(SP), Z5, Z5
-	VPMOVZXBD    4(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  (R9), Z6, Z1
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  64(R9), Z7, Z2
-	VPBROADCASTW 20(R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VPBROADCASTW 22(R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, 4(SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VADDPS.BCST  4(SP), Z5, Z5
-	VPMOVZXBD    24(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  128(R9), Z6, Z3
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  192(R9), Z7, Z4
-	ADDQ         $0x00000028, R8
-	ADDQ         $0x00000100, R9
-	SUBQ         $0x02, R10
+	PREFETCHT0   2048(BX)
+	VPBROADCASTW (BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VPBROADCASTW 2(BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, 4(SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VADDPS.BCST  4(SP), Z1, Z1
+	VPMOVZXBD    4(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (SI), Z2, Z16
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(SI), Z3, Z17
+	VPBROADCASTW 20(BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VPBROADCASTW 22(BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, 4(SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VADDPS.BCST  4(SP), Z1, Z1
+	VPMOVZXBD    24(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  128(SI), Z2, Z18
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  192(SI), Z3, Z19
+	ADDQ         $0x00000028, BX
+	ADDQ         $0x00000100, SI
+	SUBQ         $0x02, DI
 	JGE          units
 
 rest:
-	ADDQ         $0x00000002, R10
+	ADDQ         $0x00000002, DI
 	JZ           sum
-	VPBROADCASTW (R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VPBROADCASTW 2(R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, 4(SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VADDPS.BCST  4(SP), Z5, Z5
-	VPMOVZXBD    4(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  (R9), Z6, Z1
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  64(R9), Z7, Z2
-	DECQ         R10
+	VPBROADCASTW (BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VPBROADCASTW 2(BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, 4(SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VADDPS.BCST  4(SP), Z1, Z1
+	VPMOVZXBD    4(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (SI), Z2, Z16
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(SI), Z3, Z17
+	DECQ         DI
 
 sum:
-	VADDPS        Z2, Z1, Z1
-	VADDPS        Z4, Z3, Z3
-	VADDPS        Z3, Z1, Z1
+	VADDPS        Z17, Z16, Z1
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z1, Z1
 	VEXTRACTF64X4 $0x01, Z1, Y2
 	VADDPS        Y2, Y1, Y1
 	VEXTRACTF128  $0x01, Y1, X2
@@ -5093,9 +5541,147 @@ sum:
 	VADDPS        X2, X1, X1
 	VMOVSS        X1, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ4_1AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, F16C, MMX+
+TEXT ·batchQ4_1AVX512(SB), NOSPLIT, $8-56
+	MOVQ    sums+0(FP), AX
+	MOVQ    w+16(FP), CX
+	MOVQ    rows+32(FP), DX
+	MOVQ    ldx+48(FP), BX
+	SHLQ    $0x02, BX
+	VMOVUPS codesFrom0<>+0(SB), Z0
+	TESTQ   DX, DX
+	JZ      rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x02, R8
+	JLT     rest
+
+units:
+	PREFETCHT0   640(SI)
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VPBROADCASTW 2(SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, 4(SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VADDPS.BCST  4(SP), Z1, Z1
+	VPMOVZXBD    4(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (DI), Z2, Z16
+	VFMADD231PS  (DI)(BX*1), Z2, Z20
+	VFMADD231PS  (DI)(BX*2), Z2, Z24
+	VFMADD231PS  (R9), Z2, Z28
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(DI), Z3, Z17
+	VFMADD231PS  64(DI)(BX*1), Z3, Z21
+	VFMADD231PS  64(DI)(BX*2), Z3, Z25
+	VFMADD231PS  64(R9), Z3, Z29
+	VPBROADCASTW 20(SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VPBROADCASTW 22(SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, 4(SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VADDPS.BCST  4(SP), Z1, Z1
+	VPMOVZXBD    24(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  128(DI), Z2, Z18
+	VFMADD231PS  128(DI)(BX*1), Z2, Z22
+	VFMADD231PS  128(DI)(BX*2), Z2, Z26
+	VFMADD231PS  128(R9), Z2, Z30
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  192(DI), Z3, Z19
+	VFMADD231PS  192(DI)(BX*1), Z3, Z23
+	VFMADD231PS  192(DI)(BX*2), Z3, Z27
+	VFMADD231PS  192(R9), Z3, Z31
+	ADDQ         $0x00000028, SI
+	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R9
+	SUBQ         $0x02, R8
+	JGE          units
+
+rest:
+	ADDQ         $0x00000002, R8
+	JZ           sum
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VPBROADCASTW 2(SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, 4(SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VADDPS.BCST  4(SP), Z1, Z1
+	VPMOVZXBD    4(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (DI), Z2, Z16
+	VFMADD231PS  (DI)(BX*1), Z2, Z20
+	VFMADD231PS  (DI)(BX*2), Z2, Z24
+	VFMADD231PS  (R9), Z2, Z28
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(DI), Z3, Z17
+	VFMADD231PS  64(DI)(BX*1), Z3, Z21
+	VFMADD231PS  64(DI)(BX*2), Z3, Z25
+	VFMADD231PS  64(R9), Z3, Z29
+	DECQ         R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -5150,122 +5736,282 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ5_0AVX512(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
 	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
 	VBROADCASTSS wordf0f0f0f0<>+0(SB), Y1
 	VBROADCASTSS word00000000<>+0(SB), Y2
 	VMOVDQU      bytesOfBits<>+0(SB), Y3
 	VMOVDQU      bitsOfBytes<>+0(SB), Y4
-	TESTQ        SI, SI
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x02, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x02, DI
 	JLT    rest
 
 units:
-	PREFETCHT0   2048(R8)
-	VMOVDQU      6(R8), X9
-	VPSRLW       $0x04, X9, X10
-	VINSERTI128  $0x01, X10, Y9, Y9
-	VPAND        Y0, Y9, Y9
-	VPBROADCASTD 2(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPAND        Y1, Y10, Y10
-	VPOR         Y10, Y9, Y9
-	VPBROADCASTW (R8), Y10
-	VCVTPH2PS    Y10, Z10
-	VPMOVSXBD    X9, Z13
-	VCVTDQ2PS    Z13, Z13
-	VMULPS       Z10, Z13, Z13
-	VFMADD231PS  (R9), Z13, Z5
-	VEXTRACTI128 $0x01, Y9, X9
-	VPMOVSXBD    X9, Z13
-	VCVTDQ2PS    Z13, Z13
-	VMULPS       Z10, Z13, Z13
-	VFMADD231PS  64(R9), Z13, Z6
-	VMOVDQU      28(R8), X11
-	VPSRLW       $0x04, X11, X9
-	VINSERTI128  $0x01, X9, Y11, Y11
-	VPAND        Y0, Y11, Y11
-	VPBROADCASTD 24(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPAND        Y1, Y10, Y10
-	VPOR         Y10, Y11, Y11
-	VPBROADCASTW 22(R8), Y10
-	VCVTPH2PS    Y10, Z10
-	VPMOVSXBD    X11, Z13
-	VCVTDQ2PS    Z13, Z13
-	VMULPS       Z10, Z13, Z13
-	VFMADD231PS  128(R9), Z13, Z7
-	VEXTRACTI128 $0x01, Y11, X9
-	VPMOVSXBD    X9, Z13
-	VCVTDQ2PS    Z13, Z13
-	VMULPS       Z10, Z13, Z13
-	VFMADD231PS  192(R9), Z13, Z8
-	ADDQ         $0x0000002c, R8
-	ADDQ         $0x00000100, R9
-	SUBQ         $0x02, R10
+	PREFETCHT0   2048(BX)
+	VMOVDQU      6(BX), X5
+	VPSRLW       $0x04, X5, X6
+	VINSERTI128  $0x01, X6, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTD 2(BX), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTW (BX), Y6
+	VCVTPH2PS    Y6, Z6
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  (SI), Z9, Z16
+	VEXTRACTI128 $0x01, Y5, X5
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  64(SI), Z9, Z17
+	VMOVDQU      28(BX), X7
+	VPSRLW       $0x04, X7, X5
+	VINSERTI128  $0x01, X5, Y7, Y7
+	VPAND        Y0, Y7, Y7
+	VPBROADCASTD 24(BX), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VPBROADCASTW 22(BX), Y6
+	VCVTPH2PS    Y6, Z6
+	VPMOVSXBD    X7, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  128(SI), Z9, Z18
+	VEXTRACTI128 $0x01, Y7, X5
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  192(SI), Z9, Z19
+	ADDQ         $0x0000002c, BX
+	ADDQ         $0x00000100, SI
+	SUBQ         $0x02, DI
 	JGE          units
 
 rest:
-	ADDQ         $0x00000002, R10
+	ADDQ         $0x00000002, DI
 	JZ           sum
-	VMOVDQU      6(R8), X12
-	VPSRLW       $0x04, X12, X9
-	VINSERTI128  $0x01, X9, Y12, Y12
-	VPAND        Y0, Y12, Y12
-	VPBROADCASTD 2(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPAND        Y1, Y10, Y10
-	VPOR         Y10, Y12, Y12
-	VPBROADCASTW (R8), Y10
-	VCVTPH2PS    Y10, Z10
-	VPMOVSXBD    X12, Z13
-	VCVTDQ2PS    Z13, Z13
-	VMULPS       Z10, Z13, Z13
-	VFMADD231PS  (R9), Z13, Z5
-	VEXTRACTI128 $0x01, Y12, X9
-	VPMOVSXBD    X9, Z13
-	VCVTDQ2PS    Z13, Z13
-	VMULPS       Z10, Z13, Z13
-	VFMADD231PS  64(R9), Z13, Z6
-	DECQ         R10
+	VMOVDQU      6(BX), X8
+	VPSRLW       $0x04, X8, X5
+	VINSERTI128  $0x01, X5, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTD 2(BX), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPOR         Y6, Y8, Y8
+	VPBROADCASTW (BX), Y6
+	VCVTPH2PS    Y6, Z6
+	VPMOVSXBD    X8, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  (SI), Z9, Z16
+	VEXTRACTI128 $0x01, Y8, X5
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  64(SI), Z9, Z17
+	DECQ         DI
 
 sum:
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z8, Z7, Z7
-	VADDPS        Z7, Z5, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y6
-	VADDPS        Y6, Y5, Y5
-	VEXTRACTF128  $0x01, Y5, X6
-	VADDPS        X6, X5, X5
-	VMOVHLPS      X5, X6, X6
-	VADDPS        X6, X5, X5
-	VMOVSHDUP     X5, X6
-	VADDPS        X6, X5, X5
-	VMOVSS        X5, (AX)
+	VADDPS        Z17, Z16, Z6
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y9
+	VADDPS        Y9, Y6, Y6
+	VEXTRACTF128  $0x01, Y6, X5
+	VADDPS        X5, X6, X6
+	VMOVHLPS      X6, X5, X5
+	VADDPS        X5, X6, X6
+	VMOVSHDUP     X6, X5
+	VADDPS        X5, X6, X6
+	VMOVSS        X6, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ5_0AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·batchQ5_0AVX512(SB), NOSPLIT, $0-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
+	VBROADCASTSS wordf0f0f0f0<>+0(SB), Y1
+	VBROADCASTSS word00000000<>+0(SB), Y2
+	VMOVDQU      bytesOfBits<>+0(SB), Y3
+	VMOVDQU      bitsOfBytes<>+0(SB), Y4
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x02, R8
+	JLT     rest
+
+units:
+	PREFETCHT0   704(SI)
+	VMOVDQU      6(SI), X5
+	VPSRLW       $0x04, X5, X6
+	VINSERTI128  $0x01, X6, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTD 2(SI), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTW (SI), Y6
+	VCVTPH2PS    Y6, Z6
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  (DI), Z9, Z16
+	VFMADD231PS  (DI)(BX*1), Z9, Z20
+	VFMADD231PS  (DI)(BX*2), Z9, Z24
+	VFMADD231PS  (R9), Z9, Z28
+	VEXTRACTI128 $0x01, Y5, X5
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  64(DI), Z9, Z17
+	VFMADD231PS  64(DI)(BX*1), Z9, Z21
+	VFMADD231PS  64(DI)(BX*2), Z9, Z25
+	VFMADD231PS  64(R9), Z9, Z29
+	VMOVDQU      28(SI), X7
+	VPSRLW       $0x04, X7, X5
+	VINSERTI128  $0x01, X5, Y7, Y7
+	VPAND        Y0, Y7, Y7
+	VPBROADCASTD 24(SI), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VPBROADCASTW 22(SI), Y6
+	VCVTPH2PS    Y6, Z6
+	VPMOVSXBD    X7, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  128(DI), Z9, Z18
+	VFMADD231PS  128(DI)(BX*1), Z9, Z22
+	VFMADD231PS  128(DI)(BX*2), Z9, Z26
+	VFMADD231PS  128(R9), Z9, Z30
+	VEXTRACTI128 $0x01, Y7, X5
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  192(DI), Z9, Z19
+	VFMADD231PS  192(DI)(BX*1), Z9, Z23
+	VFMADD231PS  192(DI)(BX*2), Z9, Z27
+	VFMADD231PS  192(R9), Z9, Z31
+	ADDQ         $0x0000002c, SI
+	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R9
+	SUBQ         $0x02, R8
+	JGE          units
+
+rest:
+	ADDQ         $0x00000002, R8
+	JZ           sum
+	VMOVDQU      6(SI), X8
+	VPSRLW       $0x04, X8, X5
+	VINSERTI128  $0x01, X5, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTD 2(SI), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPOR         Y6, Y8, Y8
+	VPBROADCASTW (SI), Y6
+	VCVTPH2PS    Y6, Z6
+	VPMOVSXBD    X8, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  (DI), Z9, Z16
+	VFMADD231PS  (DI)(BX*1), Z9, Z20
+	VFMADD231PS  (DI)(BX*2), Z9, Z24
+	VFMADD231PS  (R9), Z9, Z28
+	VEXTRACTI128 $0x01, Y8, X5
+	VPMOVSXBD    X5, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z6, Z9, Z9
+	VFMADD231PS  64(DI), Z9, Z17
+	VFMADD231PS  64(DI)(BX*1), Z9, Z21
+	VFMADD231PS  64(DI)(BX*2), Z9, Z25
+	VFMADD231PS  64(R9), Z9, Z29
+	DECQ         R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -5324,134 +6070,306 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ5_1AVX512(SB), NOSPLIT, $0-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
 	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
 	VBROADCASTSS word10101010<>+0(SB), Y1
 	VBROADCASTSS word00000000<>+0(SB), Y2
 	VMOVDQU      bytesOfBits<>+0(SB), Y3
 	VMOVDQU      bitsOfBytes<>+0(SB), Y4
-	TESTQ        SI, SI
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x02, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x02, DI
 	JLT    rest
 
 units:
-	PREFETCHT0   2048(R8)
-	VMOVDQU      8(R8), X9
-	VPSRLW       $0x04, X9, X10
-	VINSERTI128  $0x01, X10, Y9, Y9
-	VPAND        Y0, Y9, Y9
-	VPBROADCASTD 4(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPANDN       Y1, Y10, Y10
-	VPOR         Y10, Y9, Y9
-	VPBROADCASTW (R8), Y10
-	VCVTPH2PS    Y10, Z10
-	VPBROADCASTW 2(R8), Y13
-	VCVTPH2PS    Y13, Z13
-	VPMOVSXBD    X9, Z14
-	VCVTDQ2PS    Z14, Z14
-	VMULPS       Z10, Z14, Z14
-	VADDPS       Z13, Z14, Z14
-	VFMADD231PS  (R9), Z14, Z5
-	VEXTRACTI128 $0x01, Y9, X9
-	VPMOVSXBD    X9, Z14
-	VCVTDQ2PS    Z14, Z14
-	VMULPS       Z10, Z14, Z14
-	VADDPS       Z13, Z14, Z14
-	VFMADD231PS  64(R9), Z14, Z6
-	VMOVDQU      32(R8), X11
-	VPSRLW       $0x04, X11, X9
-	VINSERTI128  $0x01, X9, Y11, Y11
-	VPAND        Y0, Y11, Y11
-	VPBROADCASTD 28(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPANDN       Y1, Y10, Y10
-	VPOR         Y10, Y11, Y11
-	VPBROADCASTW 24(R8), Y10
-	VCVTPH2PS    Y10, Z10
-	VPBROADCASTW 26(R8), Y13
-	VCVTPH2PS    Y13, Z13
-	VPMOVSXBD    X11, Z14
-	VCVTDQ2PS    Z14, Z14
-	VMULPS       Z10, Z14, Z14
-	VADDPS       Z13, Z14, Z14
-	VFMADD231PS  128(R9), Z14, Z7
-	VEXTRACTI128 $0x01, Y11, X9
-	VPMOVSXBD    X9, Z14
-	VCVTDQ2PS    Z14, Z14
-	VMULPS       Z10, Z14, Z14
-	VADDPS       Z13, Z14, Z14
-	VFMADD231PS  192(R9), Z14, Z8
-	ADDQ         $0x00000030, R8
-	ADDQ         $0x00000100, R9
-	SUBQ         $0x02, R10
+	PREFETCHT0   2048(BX)
+	VMOVDQU      8(BX), X5
+	VPSRLW       $0x04, X5, X6
+	VINSERTI128  $0x01, X6, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTD 4(BX), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPANDN       Y1, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTW (BX), Y6
+	VCVTPH2PS    Y6, Z6
+	VPBROADCASTW 2(BX), Y9
+	VCVTPH2PS    Y9, Z9
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  (SI), Z10, Z16
+	VEXTRACTI128 $0x01, Y5, X5
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  64(SI), Z10, Z17
+	VMOVDQU      32(BX), X7
+	VPSRLW       $0x04, X7, X5
+	VINSERTI128  $0x01, X5, Y7, Y7
+	VPAND        Y0, Y7, Y7
+	VPBROADCASTD 28(BX), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPANDN       Y1, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VPBROADCASTW 24(BX), Y6
+	VCVTPH2PS    Y6, Z6
+	VPBROADCASTW 26(BX), Y9
+	VCVTPH2PS    Y9, Z9
+	VPMOVSXBD    X7, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  128(SI), Z10, Z18
+	VEXTRACTI128 $0x01, Y7, X5
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  192(SI), Z10, Z19
+	ADDQ         $0x00000030, BX
+	ADDQ         $0x00000100, SI
+	SUBQ         $0x02, DI
 	JGE          units
 
 rest:
-	ADDQ         $0x00000002, R10
+	ADDQ         $0x00000002, DI
 	JZ           sum
-	VMOVDQU      8(R8), X12
-	VPSRLW       $0x04, X12, X9
-	VINSERTI128  $0x01, X9, Y12, Y12
-	VPAND        Y0, Y12, Y12
-	VPBROADCASTD 4(R8), Y10
-	VPSHUFB      Y3, Y10, Y10
-	VPAND        Y4, Y10, Y10
-	VPCMPEQB     Y2, Y10, Y10
-	VPANDN       Y1, Y10, Y10
-	VPOR         Y10, Y12, Y12
-	VPBROADCASTW (R8), Y10
-	VCVTPH2PS    Y10, Z10
-	VPBROADCASTW 2(R8), Y13
-	VCVTPH2PS    Y13, Z13
-	VPMOVSXBD    X12, Z14
-	VCVTDQ2PS    Z14, Z14
-	VMULPS       Z10, Z14, Z14
-	VADDPS       Z13, Z14, Z14
-	VFMADD231PS  (R9), Z14, Z5
-	VEXTRACTI128 $0x01, Y12, X9
-	VPMOVSXBD    X9, Z14
-	VCVTDQ2PS    Z14, Z14
-	VMULPS       Z10, Z14, Z14
-	VADDPS       Z13, Z14, Z14
-	VFMADD231PS  64(R9), Z14, Z6
-	DECQ         R10
+	VMOVDQU      8(BX), X8
+	VPSRLW       $0x04, X8, X5
+	VINSERTI128  $0x01, X5, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTD 4(BX), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPANDN       Y1, Y6, Y6
+	VPOR         Y6, Y8, Y8
+	VPBROADCASTW (BX), Y6
+	VCVTPH2PS    Y6, Z6
+	VPBROADCASTW 2(BX), Y9
+	VCVTPH2PS    Y9, Z9
+	VPMOVSXBD    X8, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  (SI), Z10, Z16
+	VEXTRACTI128 $0x01, Y8, X5
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  64(SI), Z10, Z17
+	DECQ         DI
 
 sum:
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z8, Z7, Z7
-	VADDPS        Z7, Z5, Z5
-	VEXTRACTF64X4 $0x01, Z5, Y6
-	VADDPS        Y6, Y5, Y5
-	VEXTRACTF128  $0x01, Y5, X6
-	VADDPS        X6, X5, X5
-	VMOVHLPS      X5, X6, X6
-	VADDPS        X6, X5, X5
-	VMOVSHDUP     X5, X6
-	VADDPS        X6, X5, X5
-	VMOVSS        X5, (AX)
+	VADDPS        Z17, Z16, Z6
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y9
+	VADDPS        Y9, Y6, Y6
+	VEXTRACTF128  $0x01, Y6, X5
+	VADDPS        X5, X6, X6
+	VMOVHLPS      X6, X5, X5
+	VADDPS        X5, X6, X6
+	VMOVSHDUP     X6, X5
+	VADDPS        X5, X6, X6
+	VMOVSS        X6, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ5_1AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·batchQ5_1AVX512(SB), NOSPLIT, $0-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
+	VBROADCASTSS word10101010<>+0(SB), Y1
+	VBROADCASTSS word00000000<>+0(SB), Y2
+	VMOVDQU      bytesOfBits<>+0(SB), Y3
+	VMOVDQU      bitsOfBytes<>+0(SB), Y4
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x02, R8
+	JLT     rest
+
+units:
+	PREFETCHT0   768(SI)
+	VMOVDQU      8(SI), X5
+	VPSRLW       $0x04, X5, X6
+	VINSERTI128  $0x01, X6, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTD 4(SI), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPANDN       Y1, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTW (SI), Y6
+	VCVTPH2PS    Y6, Z6
+	VPBROADCASTW 2(SI), Y9
+	VCVTPH2PS    Y9, Z9
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  (DI), Z10, Z16
+	VFMADD231PS  (DI)(BX*1), Z10, Z20
+	VFMADD231PS  (DI)(BX*2), Z10, Z24
+	VFMADD231PS  (R9), Z10, Z28
+	VEXTRACTI128 $0x01, Y5, X5
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  64(DI), Z10, Z17
+	VFMADD231PS  64(DI)(BX*1), Z10, Z21
+	VFMADD231PS  64(DI)(BX*2), Z10, Z25
+	VFMADD231PS  64(R9), Z10, Z29
+	VMOVDQU      32(SI), X7
+	VPSRLW       $0x04, X7, X5
+	VINSERTI128  $0x01, X5, Y7, Y7
+	VPAND        Y0, Y7, Y7
+	VPBROADCASTD 28(SI), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPANDN       Y1, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VPBROADCASTW 24(SI), Y6
+	VCVTPH2PS    Y6, Z6
+	VPBROADCASTW 26(SI), Y9
+	VCVTPH2PS    Y9, Z9
+	VPMOVSXBD    X7, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  128(DI), Z10, Z18
+	VFMADD231PS  128(DI)(BX*1), Z10, Z22
+	VFMADD231PS  128(DI)(BX*2), Z10, Z26
+	VFMADD231PS  128(R9), Z10, Z30
+	VEXTRACTI128 $0x01, Y7, X5
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  192(DI), Z10, Z19
+	VFMADD231PS  192(DI)(BX*1), Z10, Z23
+	VFMADD231PS  192(DI)(BX*2), Z10, Z27
+	VFMADD231PS  192(R9), Z10, Z31
+	ADDQ         $0x00000030, SI
+	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R9
+	SUBQ         $0x02, R8
+	JGE          units
+
+rest:
+	ADDQ         $0x00000002, R8
+	JZ           sum
+	VMOVDQU      8(SI), X8
+	VPSRLW       $0x04, X8, X5
+	VINSERTI128  $0x01, X5, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTD 4(SI), Y6
+	VPSHUFB      Y3, Y6, Y6
+	VPAND        Y4, Y6, Y6
+	VPCMPEQB     Y2, Y6, Y6
+	VPANDN       Y1, Y6, Y6
+	VPOR         Y6, Y8, Y8
+	VPBROADCASTW (SI), Y6
+	VCVTPH2PS    Y6, Z6
+	VPBROADCASTW 2(SI), Y9
+	VCVTPH2PS    Y9, Z9
+	VPMOVSXBD    X8, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  (DI), Z10, Z16
+	VFMADD231PS  (DI)(BX*1), Z10, Z20
+	VFMADD231PS  (DI)(BX*2), Z10, Z24
+	VFMADD231PS  (R9), Z10, Z28
+	VEXTRACTI128 $0x01, Y8, X5
+	VPMOVSXBD    X5, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z6, Z10, Z10
+	VADDPS       Z9, Z10, Z10
+	VFMADD231PS  64(DI), Z10, Z17
+	VFMADD231PS  64(DI)(BX*1), Z10, Z21
+	VFMADD231PS  64(DI)(BX*2), Z10, Z25
+	VFMADD231PS  64(R9), Z10, Z29
+	DECQ         R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -5509,72 +6427,69 @@ GLOBL iq4NLNumbers<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsIQ4_NLAVX512(SB), NOSPLIT, $8-48
 	MOVQ    dst+0(FP), AX
-	MOVQ    x+8(FP), CX
-	MOVQ    w+16(FP), DX
-	MOVQ    n+24(FP), BX
-	MOVQ    rows+32(FP), SI
-	MOVQ    stride+40(FP), DI
+	MOVQ    w+16(FP), CX
+	MOVQ    rows+32(FP), DX
 	VMOVUPS iq4NLNumbers<>+0(SB), Z0
-	TESTQ   SI, SI
+	TESTQ   DX, DX
 	JZ      rowsdone
 
 rows:
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	SUBQ   $0x02, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x02, DI
 	JLT    rest
 
 units:
-	PREFETCHT0   2048(R8)
-	VPBROADCASTW (R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VPMOVZXBD    2(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  (R9), Z6, Z1
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  64(R9), Z7, Z2
-	VPBROADCASTW 18(R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VPMOVZXBD    20(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  128(R9), Z6, Z3
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  192(R9), Z7, Z4
-	ADDQ         $0x00000024, R8
-	ADDQ         $0x00000100, R9
-	SUBQ         $0x02, R10
+	PREFETCHT0   2048(BX)
+	VPBROADCASTW (BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (SI), Z2, Z16
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(SI), Z3, Z17
+	VPBROADCASTW 18(BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    20(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  128(SI), Z2, Z18
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  192(SI), Z3, Z19
+	ADDQ         $0x00000024, BX
+	ADDQ         $0x00000100, SI
+	SUBQ         $0x02, DI
 	JGE          units
 
 rest:
-	ADDQ         $0x00000002, R10
+	ADDQ         $0x00000002, DI
 	JZ           sum
-	VPBROADCASTW (R8), X5
-	VCVTPH2PS    X5, X5
-	VMOVSS       X5, (SP)
-	VMULPS.BCST  (SP), Z0, Z5
-	VPMOVZXBD    2(R8), Z6
-	VPSRLD       $0x04, Z6, Z7
-	VPERMPS      Z5, Z6, Z6
-	VFMADD231PS  (R9), Z6, Z1
-	VPERMPS      Z5, Z7, Z7
-	VFMADD231PS  64(R9), Z7, Z2
-	DECQ         R10
+	VPBROADCASTW (BX), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(BX), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (SI), Z2, Z16
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(SI), Z3, Z17
+	DECQ         DI
 
 sum:
-	VADDPS        Z2, Z1, Z1
-	VADDPS        Z4, Z3, Z3
-	VADDPS        Z3, Z1, Z1
+	VADDPS        Z17, Z16, Z1
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z1, Z1
 	VEXTRACTF64X4 $0x01, Z1, Y2
 	VADDPS        Y2, Y1, Y1
 	VEXTRACTF128  $0x01, Y1, X2
@@ -5585,9 +6500,135 @@ sum:
 	VADDPS        X2, X1, X1
 	VMOVSS        X1, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchIQ4_NLAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, F16C, MMX+
+TEXT ·batchIQ4_NLAVX512(SB), NOSPLIT, $8-56
+	MOVQ    sums+0(FP), AX
+	MOVQ    w+16(FP), CX
+	MOVQ    rows+32(FP), DX
+	MOVQ    ldx+48(FP), BX
+	SHLQ    $0x02, BX
+	VMOVUPS iq4NLNumbers<>+0(SB), Z0
+	TESTQ   DX, DX
+	JZ      rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x02, R8
+	JLT     rest
+
+units:
+	PREFETCHT0   576(SI)
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (DI), Z2, Z16
+	VFMADD231PS  (DI)(BX*1), Z2, Z20
+	VFMADD231PS  (DI)(BX*2), Z2, Z24
+	VFMADD231PS  (R9), Z2, Z28
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(DI), Z3, Z17
+	VFMADD231PS  64(DI)(BX*1), Z3, Z21
+	VFMADD231PS  64(DI)(BX*2), Z3, Z25
+	VFMADD231PS  64(R9), Z3, Z29
+	VPBROADCASTW 18(SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    20(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  128(DI), Z2, Z18
+	VFMADD231PS  128(DI)(BX*1), Z2, Z22
+	VFMADD231PS  128(DI)(BX*2), Z2, Z26
+	VFMADD231PS  128(R9), Z2, Z30
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  192(DI), Z3, Z19
+	VFMADD231PS  192(DI)(BX*1), Z3, Z23
+	VFMADD231PS  192(DI)(BX*2), Z3, Z27
+	VFMADD231PS  192(R9), Z3, Z31
+	ADDQ         $0x00000024, SI
+	ADDQ         $0x00000100, DI
+	ADDQ         $0x00000100, R9
+	SUBQ         $0x02, R8
+	JGE          units
+
+rest:
+	ADDQ         $0x00000002, R8
+	JZ           sum
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, X1
+	VMOVSS       X1, (SP)
+	VMULPS.BCST  (SP), Z0, Z1
+	VPMOVZXBD    2(SI), Z2
+	VPSRLD       $0x04, Z2, Z3
+	VPERMPS      Z1, Z2, Z2
+	VFMADD231PS  (DI), Z2, Z16
+	VFMADD231PS  (DI)(BX*1), Z2, Z20
+	VFMADD231PS  (DI)(BX*2), Z2, Z24
+	VFMADD231PS  (R9), Z2, Z28
+	VPERMPS      Z1, Z3, Z3
+	VFMADD231PS  64(DI), Z3, Z17
+	VFMADD231PS  64(DI)(BX*1), Z3, Z21
+	VFMADD231PS  64(DI)(BX*2), Z3, Z25
+	VFMADD231PS  64(R9), Z3, Z29
+	DECQ         R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -5748,169 +6789,166 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ2_KAVX512(SB), NOSPLIT, $128-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
 	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
 	VBROADCASTSS word03030303<>+0(SB), Y1
-	TESTQ        SI, SI
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	VMOVDQU      (R8), X6
-	VPSRLW       $0x04, X6, X7
-	VPAND        X0, X6, X6
-	VPAND        X0, X7, X7
-	VPBROADCASTW 80(R8), Y8
-	VCVTPH2PS    Y8, Z8
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS       Z8, Z6, Z6
-	VMOVUPS      Z6, (SP)
-	VPBROADCASTW 82(R8), Y6
-	VCVTPH2PS    Y6, Z6
-	VBROADCASTSS word80000000<>+0(SB), Z8
-	VXORPS       Z8, Z6, Z6
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS       Z6, Z7, Z7
-	VMOVUPS      Z7, 64(SP)
-	VMOVDQU      16(R8), Y6
-	VMOVDQU      Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  (SP), Z7, Z7
-	VADDPS.BCST  64(SP), Z7, Z7
-	VFMADD231PS  (R9), Z7, Z2
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  4(SP), Z6, Z6
-	VADDPS.BCST  68(SP), Z6, Z6
-	VFMADD231PS  64(R9), Z6, Z3
-	VMOVDQU      16(R8), Y6
-	VPSRLW       $0x02, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  8(SP), Z7, Z7
-	VADDPS.BCST  72(SP), Z7, Z7
-	VFMADD231PS  128(R9), Z7, Z4
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  12(SP), Z6, Z6
-	VADDPS.BCST  76(SP), Z6, Z6
-	VFMADD231PS  192(R9), Z6, Z5
-	VMOVDQU      16(R8), Y6
-	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  16(SP), Z7, Z7
-	VADDPS.BCST  80(SP), Z7, Z7
-	VFMADD231PS  256(R9), Z7, Z2
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  20(SP), Z6, Z6
-	VADDPS.BCST  84(SP), Z6, Z6
-	VFMADD231PS  320(R9), Z6, Z3
-	VMOVDQU      16(R8), Y6
-	VPSRLW       $0x06, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  24(SP), Z7, Z7
-	VADDPS.BCST  88(SP), Z7, Z7
-	VFMADD231PS  384(R9), Z7, Z4
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  28(SP), Z6, Z6
-	VADDPS.BCST  92(SP), Z6, Z6
-	VFMADD231PS  448(R9), Z6, Z5
-	VMOVDQU      48(R8), Y6
-	VMOVDQU      Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  32(SP), Z7, Z7
-	VADDPS.BCST  96(SP), Z7, Z7
-	VFMADD231PS  512(R9), Z7, Z2
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  36(SP), Z6, Z6
-	VADDPS.BCST  100(SP), Z6, Z6
-	VFMADD231PS  576(R9), Z6, Z3
-	VMOVDQU      48(R8), Y6
-	VPSRLW       $0x02, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  40(SP), Z7, Z7
-	VADDPS.BCST  104(SP), Z7, Z7
-	VFMADD231PS  640(R9), Z7, Z4
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  44(SP), Z6, Z6
-	VADDPS.BCST  108(SP), Z6, Z6
-	VFMADD231PS  704(R9), Z6, Z5
-	VMOVDQU      48(R8), Y6
-	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  48(SP), Z7, Z7
-	VADDPS.BCST  112(SP), Z7, Z7
-	VFMADD231PS  768(R9), Z7, Z2
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  52(SP), Z6, Z6
-	VADDPS.BCST  116(SP), Z6, Z6
-	VFMADD231PS  832(R9), Z6, Z3
-	VMOVDQU      48(R8), Y6
-	VPSRLW       $0x06, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPMOVSXBD    X6, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  56(SP), Z7, Z7
-	VADDPS.BCST  120(SP), Z7, Z7
-	VFMADD231PS  896(R9), Z7, Z4
-	VEXTRACTI128 $0x01, Y6, X6
-	VPMOVSXBD    X6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  60(SP), Z6, Z6
-	VADDPS.BCST  124(SP), Z6, Z6
-	VFMADD231PS  960(R9), Z6, Z5
-	ADDQ         $0x00000054, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	VMOVDQU      (BX), X2
+	VPSRLW       $0x04, X2, X3
+	VPAND        X0, X2, X2
+	VPAND        X0, X3, X3
+	VPBROADCASTW 80(BX), Y4
+	VCVTPH2PS    Y4, Z4
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z4, Z2, Z2
+	VMOVUPS      Z2, (SP)
+	VPBROADCASTW 82(BX), Y2
+	VCVTPH2PS    Y2, Z2
+	VBROADCASTSS word80000000<>+0(SB), Z4
+	VXORPS       Z4, Z2, Z2
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z2, Z3, Z3
+	VMOVUPS      Z3, 64(SP)
+	VMOVDQU      16(BX), Y2
+	VMOVDQU      Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  (SP), Z3, Z3
+	VADDPS.BCST  64(SP), Z3, Z3
+	VFMADD231PS  (SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  4(SP), Z2, Z2
+	VADDPS.BCST  68(SP), Z2, Z2
+	VFMADD231PS  64(SI), Z2, Z17
+	VMOVDQU      16(BX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  8(SP), Z3, Z3
+	VADDPS.BCST  72(SP), Z3, Z3
+	VFMADD231PS  128(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  12(SP), Z2, Z2
+	VADDPS.BCST  76(SP), Z2, Z2
+	VFMADD231PS  192(SI), Z2, Z19
+	VMOVDQU      16(BX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  16(SP), Z3, Z3
+	VADDPS.BCST  80(SP), Z3, Z3
+	VFMADD231PS  256(SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  20(SP), Z2, Z2
+	VADDPS.BCST  84(SP), Z2, Z2
+	VFMADD231PS  320(SI), Z2, Z17
+	VMOVDQU      16(BX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  24(SP), Z3, Z3
+	VADDPS.BCST  88(SP), Z3, Z3
+	VFMADD231PS  384(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  28(SP), Z2, Z2
+	VADDPS.BCST  92(SP), Z2, Z2
+	VFMADD231PS  448(SI), Z2, Z19
+	VMOVDQU      48(BX), Y2
+	VMOVDQU      Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  32(SP), Z3, Z3
+	VADDPS.BCST  96(SP), Z3, Z3
+	VFMADD231PS  512(SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  36(SP), Z2, Z2
+	VADDPS.BCST  100(SP), Z2, Z2
+	VFMADD231PS  576(SI), Z2, Z17
+	VMOVDQU      48(BX), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  40(SP), Z3, Z3
+	VADDPS.BCST  104(SP), Z3, Z3
+	VFMADD231PS  640(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  44(SP), Z2, Z2
+	VADDPS.BCST  108(SP), Z2, Z2
+	VFMADD231PS  704(SI), Z2, Z19
+	VMOVDQU      48(BX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  48(SP), Z3, Z3
+	VADDPS.BCST  112(SP), Z3, Z3
+	VFMADD231PS  768(SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  52(SP), Z2, Z2
+	VADDPS.BCST  116(SP), Z2, Z2
+	VFMADD231PS  832(SI), Z2, Z17
+	VMOVDQU      48(BX), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  56(SP), Z3, Z3
+	VADDPS.BCST  120(SP), Z3, Z3
+	VFMADD231PS  896(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  60(SP), Z2, Z2
+	VADDPS.BCST  124(SP), Z2, Z2
+	VFMADD231PS  960(SI), Z2, Z19
+	ADDQ         $0x00000054, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS        Z3, Z2, Z2
-	VADDPS        Z5, Z4, Z4
-	VADDPS        Z4, Z2, Z2
+	VADDPS        Z17, Z16, Z2
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z2, Z2
 	VEXTRACTF64X4 $0x01, Z2, Y3
 	VADDPS        Y3, Y2, Y2
 	VEXTRACTF128  $0x01, Y2, X3
@@ -5921,9 +6959,262 @@ unitsdone:
 	VADDPS        X3, X2, X2
 	VMOVSS        X2, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ2_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
+TEXT ·batchQ2_KAVX512(SB), NOSPLIT, $128-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
+	VBROADCASTSS word03030303<>+0(SB), Y1
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	TESTQ   R8, R8
+	JZ      unitsdone
+
+units:
+	PREFETCHT0   336(SI)
+	PREFETCHT0   400(SI)
+	VMOVDQU      (SI), X2
+	VPSRLW       $0x04, X2, X3
+	VPAND        X0, X2, X2
+	VPAND        X0, X3, X3
+	VPBROADCASTW 80(SI), Y4
+	VCVTPH2PS    Y4, Z4
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z4, Z2, Z2
+	VMOVUPS      Z2, (SP)
+	VPBROADCASTW 82(SI), Y2
+	VCVTPH2PS    Y2, Z2
+	VBROADCASTSS word80000000<>+0(SB), Z4
+	VXORPS       Z4, Z2, Z2
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z2, Z3, Z3
+	VMOVUPS      Z3, 64(SP)
+	VMOVDQU      16(SI), Y2
+	VMOVDQU      Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  (SP), Z3, Z3
+	VADDPS.BCST  64(SP), Z3, Z3
+	VFMADD231PS  (DI), Z3, Z16
+	VFMADD231PS  (DI)(BX*1), Z3, Z20
+	VFMADD231PS  (DI)(BX*2), Z3, Z24
+	VFMADD231PS  (R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  4(SP), Z2, Z2
+	VADDPS.BCST  68(SP), Z2, Z2
+	VFMADD231PS  64(DI), Z2, Z17
+	VFMADD231PS  64(DI)(BX*1), Z2, Z21
+	VFMADD231PS  64(DI)(BX*2), Z2, Z25
+	VFMADD231PS  64(R9), Z2, Z29
+	VMOVDQU      16(SI), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  8(SP), Z3, Z3
+	VADDPS.BCST  72(SP), Z3, Z3
+	VFMADD231PS  128(DI), Z3, Z18
+	VFMADD231PS  128(DI)(BX*1), Z3, Z22
+	VFMADD231PS  128(DI)(BX*2), Z3, Z26
+	VFMADD231PS  128(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  12(SP), Z2, Z2
+	VADDPS.BCST  76(SP), Z2, Z2
+	VFMADD231PS  192(DI), Z2, Z19
+	VFMADD231PS  192(DI)(BX*1), Z2, Z23
+	VFMADD231PS  192(DI)(BX*2), Z2, Z27
+	VFMADD231PS  192(R9), Z2, Z31
+	VMOVDQU      16(SI), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  16(SP), Z3, Z3
+	VADDPS.BCST  80(SP), Z3, Z3
+	VFMADD231PS  256(DI), Z3, Z16
+	VFMADD231PS  256(DI)(BX*1), Z3, Z20
+	VFMADD231PS  256(DI)(BX*2), Z3, Z24
+	VFMADD231PS  256(R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  20(SP), Z2, Z2
+	VADDPS.BCST  84(SP), Z2, Z2
+	VFMADD231PS  320(DI), Z2, Z17
+	VFMADD231PS  320(DI)(BX*1), Z2, Z21
+	VFMADD231PS  320(DI)(BX*2), Z2, Z25
+	VFMADD231PS  320(R9), Z2, Z29
+	VMOVDQU      16(SI), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  24(SP), Z3, Z3
+	VADDPS.BCST  88(SP), Z3, Z3
+	VFMADD231PS  384(DI), Z3, Z18
+	VFMADD231PS  384(DI)(BX*1), Z3, Z22
+	VFMADD231PS  384(DI)(BX*2), Z3, Z26
+	VFMADD231PS  384(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  28(SP), Z2, Z2
+	VADDPS.BCST  92(SP), Z2, Z2
+	VFMADD231PS  448(DI), Z2, Z19
+	VFMADD231PS  448(DI)(BX*1), Z2, Z23
+	VFMADD231PS  448(DI)(BX*2), Z2, Z27
+	VFMADD231PS  448(R9), Z2, Z31
+	VMOVDQU      48(SI), Y2
+	VMOVDQU      Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  32(SP), Z3, Z3
+	VADDPS.BCST  96(SP), Z3, Z3
+	VFMADD231PS  512(DI), Z3, Z16
+	VFMADD231PS  512(DI)(BX*1), Z3, Z20
+	VFMADD231PS  512(DI)(BX*2), Z3, Z24
+	VFMADD231PS  512(R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  36(SP), Z2, Z2
+	VADDPS.BCST  100(SP), Z2, Z2
+	VFMADD231PS  576(DI), Z2, Z17
+	VFMADD231PS  576(DI)(BX*1), Z2, Z21
+	VFMADD231PS  576(DI)(BX*2), Z2, Z25
+	VFMADD231PS  576(R9), Z2, Z29
+	VMOVDQU      48(SI), Y2
+	VPSRLW       $0x02, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  40(SP), Z3, Z3
+	VADDPS.BCST  104(SP), Z3, Z3
+	VFMADD231PS  640(DI), Z3, Z18
+	VFMADD231PS  640(DI)(BX*1), Z3, Z22
+	VFMADD231PS  640(DI)(BX*2), Z3, Z26
+	VFMADD231PS  640(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  44(SP), Z2, Z2
+	VADDPS.BCST  108(SP), Z2, Z2
+	VFMADD231PS  704(DI), Z2, Z19
+	VFMADD231PS  704(DI)(BX*1), Z2, Z23
+	VFMADD231PS  704(DI)(BX*2), Z2, Z27
+	VFMADD231PS  704(R9), Z2, Z31
+	VMOVDQU      48(SI), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  48(SP), Z3, Z3
+	VADDPS.BCST  112(SP), Z3, Z3
+	VFMADD231PS  768(DI), Z3, Z16
+	VFMADD231PS  768(DI)(BX*1), Z3, Z20
+	VFMADD231PS  768(DI)(BX*2), Z3, Z24
+	VFMADD231PS  768(R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  52(SP), Z2, Z2
+	VADDPS.BCST  116(SP), Z2, Z2
+	VFMADD231PS  832(DI), Z2, Z17
+	VFMADD231PS  832(DI)(BX*1), Z2, Z21
+	VFMADD231PS  832(DI)(BX*2), Z2, Z25
+	VFMADD231PS  832(R9), Z2, Z29
+	VMOVDQU      48(SI), Y2
+	VPSRLW       $0x06, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPMOVSXBD    X2, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  56(SP), Z3, Z3
+	VADDPS.BCST  120(SP), Z3, Z3
+	VFMADD231PS  896(DI), Z3, Z18
+	VFMADD231PS  896(DI)(BX*1), Z3, Z22
+	VFMADD231PS  896(DI)(BX*2), Z3, Z26
+	VFMADD231PS  896(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXBD    X2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS.BCST  60(SP), Z2, Z2
+	VADDPS.BCST  124(SP), Z2, Z2
+	VFMADD231PS  960(DI), Z2, Z19
+	VFMADD231PS  960(DI)(BX*1), Z2, Z23
+	VFMADD231PS  960(DI)(BX*2), Z2, Z27
+	VFMADD231PS  960(R9), Z2, Z31
+	ADDQ         $0x00000054, SI
+	ADDQ         $0x00000400, DI
+	ADDQ         $0x00000400, R9
+	DECQ         R8
+	JNZ          units
+
+unitsdone:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -6122,207 +7413,204 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ3_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
 	VBROADCASTSS word03030303<>+0(SB), Y0
 	VBROADCASTSS word04040404<>+0(SB), Y1
 	VBROADCASTSS word20202020<>+0(SB), Y2
-	TESTQ        SI, SI
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	MOVL         96(R8), R11
-	ANDL         $0x0f0f0f0f, R11
-	MOVL         104(R8), R12
-	SHLL         $0x04, R12
-	ANDL         $0x30303030, R12
-	ORL          R12, R11
-	MOVL         100(R8), R12
-	ANDL         $0x0f0f0f0f, R12
-	MOVL         104(R8), R13
-	SHLL         $0x02, R13
-	ANDL         $0x30303030, R13
-	ORL          R13, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R11
-	VMOVQ        R11, X7
-	MOVL         96(R8), R11
-	SHRL         $0x04, R11
-	ANDL         $0x0f0f0f0f, R11
-	MOVL         104(R8), R12
-	ANDL         $0x30303030, R12
-	ORL          R12, R11
-	MOVL         100(R8), R12
-	SHRL         $0x04, R12
-	ANDL         $0x0f0f0f0f, R12
-	MOVL         104(R8), R13
-	SHRL         $0x02, R13
-	ANDL         $0x30303030, R13
-	ORL          R13, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R11
-	VPINSRQ      $0x01, R11, X7, X7
-	VPSUBB       X2, X7, X7
-	VPBROADCASTW 108(R8), Y8
-	VCVTPH2PS    Y8, Z8
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS       Z8, Z7, Z7
-	VMOVUPS      Z7, (SP)
-	VMOVDQU      (R8), Y7
-	VMOVDQU      32(R8), Y8
-	VMOVDQU      Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VPSLLW       $0x02, Y7, Y9
-	VPAND        Y1, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  (SP), Z9, Z9
-	VFMADD231PS  (R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  4(SP), Z8, Z8
-	VFMADD231PS  64(R9), Z8, Z4
-	VMOVDQU      32(R8), Y8
-	VPSRLW       $0x02, Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VPSLLW       $0x01, Y7, Y9
-	VPAND        Y1, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  8(SP), Z9, Z9
-	VFMADD231PS  128(R9), Z9, Z5
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  12(SP), Z8, Z8
-	VFMADD231PS  192(R9), Z8, Z6
-	VMOVDQU      32(R8), Y8
-	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      Y7, Y9
-	VPAND        Y1, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  16(SP), Z9, Z9
-	VFMADD231PS  256(R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  20(SP), Z8, Z8
-	VFMADD231PS  320(R9), Z8, Z4
-	VMOVDQU      32(R8), Y8
-	VPSRLW       $0x06, Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VPSRLW       $0x01, Y7, Y9
-	VPAND        Y1, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  24(SP), Z9, Z9
-	VFMADD231PS  384(R9), Z9, Z5
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  28(SP), Z8, Z8
-	VFMADD231PS  448(R9), Z8, Z6
-	VMOVDQU      64(R8), Y8
-	VMOVDQU      Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VPSRLW       $0x02, Y7, Y9
-	VPAND        Y1, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  32(SP), Z9, Z9
-	VFMADD231PS  512(R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  36(SP), Z8, Z8
-	VFMADD231PS  576(R9), Z8, Z4
-	VMOVDQU      64(R8), Y8
-	VPSRLW       $0x02, Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VPSRLW       $0x03, Y7, Y9
-	VPAND        Y1, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  40(SP), Z9, Z9
-	VFMADD231PS  640(R9), Z9, Z5
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  44(SP), Z8, Z8
-	VFMADD231PS  704(R9), Z8, Z6
-	VMOVDQU      64(R8), Y8
-	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VPSRLW       $0x04, Y7, Y9
-	VPAND        Y1, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  48(SP), Z9, Z9
-	VFMADD231PS  768(R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  52(SP), Z8, Z8
-	VFMADD231PS  832(R9), Z8, Z4
-	VMOVDQU      64(R8), Y8
-	VPSRLW       $0x06, Y8, Y8
-	VPAND        Y0, Y8, Y8
-	VPSRLW       $0x05, Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y1, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  56(SP), Z7, Z7
-	VFMADD231PS  896(R9), Z7, Z5
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  60(SP), Z7, Z7
-	VFMADD231PS  960(R9), Z7, Z6
-	ADDQ         $0x0000006e, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	MOVL         96(BX), R8
+	ANDL         $0x0f0f0f0f, R8
+	MOVL         104(BX), R9
+	SHLL         $0x04, R9
+	ANDL         $0x30303030, R9
+	ORL          R9, R8
+	MOVL         100(BX), R9
+	ANDL         $0x0f0f0f0f, R9
+	MOVL         104(BX), R10
+	SHLL         $0x02, R10
+	ANDL         $0x30303030, R10
+	ORL          R10, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R8
+	VMOVQ        R8, X3
+	MOVL         96(BX), R8
+	SHRL         $0x04, R8
+	ANDL         $0x0f0f0f0f, R8
+	MOVL         104(BX), R9
+	ANDL         $0x30303030, R9
+	ORL          R9, R8
+	MOVL         100(BX), R9
+	SHRL         $0x04, R9
+	ANDL         $0x0f0f0f0f, R9
+	MOVL         104(BX), R10
+	SHRL         $0x02, R10
+	ANDL         $0x30303030, R10
+	ORL          R10, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R8
+	VPINSRQ      $0x01, R8, X3, X3
+	VPSUBB       X2, X3, X3
+	VPBROADCASTW 108(BX), Y4
+	VCVTPH2PS    Y4, Z4
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, (SP)
+	VMOVDQU      (BX), Y3
+	VMOVDQU      32(BX), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSLLW       $0x02, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  (SP), Z5, Z5
+	VFMADD231PS  (SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  4(SP), Z4, Z4
+	VFMADD231PS  64(SI), Z4, Z17
+	VMOVDQU      32(BX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSLLW       $0x01, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  8(SP), Z5, Z5
+	VFMADD231PS  128(SI), Z5, Z18
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  12(SP), Z4, Z4
+	VFMADD231PS  192(SI), Z4, Z19
+	VMOVDQU      32(BX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  16(SP), Z5, Z5
+	VFMADD231PS  256(SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  20(SP), Z4, Z4
+	VFMADD231PS  320(SI), Z4, Z17
+	VMOVDQU      32(BX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x01, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  24(SP), Z5, Z5
+	VFMADD231PS  384(SI), Z5, Z18
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  28(SP), Z4, Z4
+	VFMADD231PS  448(SI), Z4, Z19
+	VMOVDQU      64(BX), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x02, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  32(SP), Z5, Z5
+	VFMADD231PS  512(SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  36(SP), Z4, Z4
+	VFMADD231PS  576(SI), Z4, Z17
+	VMOVDQU      64(BX), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x03, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  40(SP), Z5, Z5
+	VFMADD231PS  640(SI), Z5, Z18
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  44(SP), Z4, Z4
+	VFMADD231PS  704(SI), Z4, Z19
+	VMOVDQU      64(BX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x04, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  48(SP), Z5, Z5
+	VFMADD231PS  768(SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  52(SP), Z4, Z4
+	VFMADD231PS  832(SI), Z4, Z17
+	VMOVDQU      64(BX), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x05, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  56(SP), Z3, Z3
+	VFMADD231PS  896(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  960(SI), Z3, Z19
+	ADDQ         $0x0000006e, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS        Z4, Z3, Z3
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z5, Z3, Z3
+	VADDPS        Z17, Z16, Z3
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z3, Z3
 	VEXTRACTF64X4 $0x01, Z3, Y4
 	VADDPS        Y4, Y3, Y3
 	VEXTRACTF128  $0x01, Y3, X4
@@ -6333,9 +7621,300 @@ unitsdone:
 	VADDPS        X4, X3, X3
 	VMOVSS        X3, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ3_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·batchQ3_KAVX512(SB), NOSPLIT, $64-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VBROADCASTSS word03030303<>+0(SB), Y0
+	VBROADCASTSS word04040404<>+0(SB), Y1
+	VBROADCASTSS word20202020<>+0(SB), Y2
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	TESTQ   R8, R8
+	JZ      unitsdone
+
+units:
+	PREFETCHT0   440(SI)
+	PREFETCHT0   504(SI)
+	MOVL         96(SI), R10
+	ANDL         $0x0f0f0f0f, R10
+	MOVL         104(SI), R11
+	SHLL         $0x04, R11
+	ANDL         $0x30303030, R11
+	ORL          R11, R10
+	MOVL         100(SI), R11
+	ANDL         $0x0f0f0f0f, R11
+	MOVL         104(SI), R12
+	SHLL         $0x02, R12
+	ANDL         $0x30303030, R12
+	ORL          R12, R11
+	SHLQ         $0x20, R11
+	ORQ          R11, R10
+	VMOVQ        R10, X3
+	MOVL         96(SI), R10
+	SHRL         $0x04, R10
+	ANDL         $0x0f0f0f0f, R10
+	MOVL         104(SI), R11
+	ANDL         $0x30303030, R11
+	ORL          R11, R10
+	MOVL         100(SI), R11
+	SHRL         $0x04, R11
+	ANDL         $0x0f0f0f0f, R11
+	MOVL         104(SI), R12
+	SHRL         $0x02, R12
+	ANDL         $0x30303030, R12
+	ORL          R12, R11
+	SHLQ         $0x20, R11
+	ORQ          R11, R10
+	VPINSRQ      $0x01, R10, X3, X3
+	VPSUBB       X2, X3, X3
+	VPBROADCASTW 108(SI), Y4
+	VCVTPH2PS    Y4, Z4
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, (SP)
+	VMOVDQU      (SI), Y3
+	VMOVDQU      32(SI), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSLLW       $0x02, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  (SP), Z5, Z5
+	VFMADD231PS  (DI), Z5, Z16
+	VFMADD231PS  (DI)(BX*1), Z5, Z20
+	VFMADD231PS  (DI)(BX*2), Z5, Z24
+	VFMADD231PS  (R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  4(SP), Z4, Z4
+	VFMADD231PS  64(DI), Z4, Z17
+	VFMADD231PS  64(DI)(BX*1), Z4, Z21
+	VFMADD231PS  64(DI)(BX*2), Z4, Z25
+	VFMADD231PS  64(R9), Z4, Z29
+	VMOVDQU      32(SI), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSLLW       $0x01, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  8(SP), Z5, Z5
+	VFMADD231PS  128(DI), Z5, Z18
+	VFMADD231PS  128(DI)(BX*1), Z5, Z22
+	VFMADD231PS  128(DI)(BX*2), Z5, Z26
+	VFMADD231PS  128(R9), Z5, Z30
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  12(SP), Z4, Z4
+	VFMADD231PS  192(DI), Z4, Z19
+	VFMADD231PS  192(DI)(BX*1), Z4, Z23
+	VFMADD231PS  192(DI)(BX*2), Z4, Z27
+	VFMADD231PS  192(R9), Z4, Z31
+	VMOVDQU      32(SI), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  16(SP), Z5, Z5
+	VFMADD231PS  256(DI), Z5, Z16
+	VFMADD231PS  256(DI)(BX*1), Z5, Z20
+	VFMADD231PS  256(DI)(BX*2), Z5, Z24
+	VFMADD231PS  256(R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  20(SP), Z4, Z4
+	VFMADD231PS  320(DI), Z4, Z17
+	VFMADD231PS  320(DI)(BX*1), Z4, Z21
+	VFMADD231PS  320(DI)(BX*2), Z4, Z25
+	VFMADD231PS  320(R9), Z4, Z29
+	VMOVDQU      32(SI), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x01, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  24(SP), Z5, Z5
+	VFMADD231PS  384(DI), Z5, Z18
+	VFMADD231PS  384(DI)(BX*1), Z5, Z22
+	VFMADD231PS  384(DI)(BX*2), Z5, Z26
+	VFMADD231PS  384(R9), Z5, Z30
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  28(SP), Z4, Z4
+	VFMADD231PS  448(DI), Z4, Z19
+	VFMADD231PS  448(DI)(BX*1), Z4, Z23
+	VFMADD231PS  448(DI)(BX*2), Z4, Z27
+	VFMADD231PS  448(R9), Z4, Z31
+	VMOVDQU      64(SI), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x02, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  32(SP), Z5, Z5
+	VFMADD231PS  512(DI), Z5, Z16
+	VFMADD231PS  512(DI)(BX*1), Z5, Z20
+	VFMADD231PS  512(DI)(BX*2), Z5, Z24
+	VFMADD231PS  512(R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  36(SP), Z4, Z4
+	VFMADD231PS  576(DI), Z4, Z17
+	VFMADD231PS  576(DI)(BX*1), Z4, Z21
+	VFMADD231PS  576(DI)(BX*2), Z4, Z25
+	VFMADD231PS  576(R9), Z4, Z29
+	VMOVDQU      64(SI), Y4
+	VPSRLW       $0x02, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x03, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  40(SP), Z5, Z5
+	VFMADD231PS  640(DI), Z5, Z18
+	VFMADD231PS  640(DI)(BX*1), Z5, Z22
+	VFMADD231PS  640(DI)(BX*2), Z5, Z26
+	VFMADD231PS  640(R9), Z5, Z30
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  44(SP), Z4, Z4
+	VFMADD231PS  704(DI), Z4, Z19
+	VFMADD231PS  704(DI)(BX*1), Z4, Z23
+	VFMADD231PS  704(DI)(BX*2), Z4, Z27
+	VFMADD231PS  704(R9), Z4, Z31
+	VMOVDQU      64(SI), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x04, Y3, Y5
+	VPAND        Y1, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  48(SP), Z5, Z5
+	VFMADD231PS  768(DI), Z5, Z16
+	VFMADD231PS  768(DI)(BX*1), Z5, Z20
+	VFMADD231PS  768(DI)(BX*2), Z5, Z24
+	VFMADD231PS  768(R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  52(SP), Z4, Z4
+	VFMADD231PS  832(DI), Z4, Z17
+	VFMADD231PS  832(DI)(BX*1), Z4, Z21
+	VFMADD231PS  832(DI)(BX*2), Z4, Z25
+	VFMADD231PS  832(R9), Z4, Z29
+	VMOVDQU      64(SI), Y4
+	VPSRLW       $0x06, Y4, Y4
+	VPAND        Y0, Y4, Y4
+	VPSRLW       $0x05, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y1, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  56(SP), Z3, Z3
+	VFMADD231PS  896(DI), Z3, Z18
+	VFMADD231PS  896(DI)(BX*1), Z3, Z22
+	VFMADD231PS  896(DI)(BX*2), Z3, Z26
+	VFMADD231PS  896(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  960(DI), Z3, Z19
+	VFMADD231PS  960(DI)(BX*1), Z3, Z23
+	VFMADD231PS  960(DI)(BX*2), Z3, Z27
+	VFMADD231PS  960(R9), Z3, Z31
+	ADDQ         $0x0000006e, SI
+	ADDQ         $0x00000400, DI
+	ADDQ         $0x00000400, R9
+	DECQ         R8
+	JNZ          units
+
+unitsdone:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -6466,140 +8045,137 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ4_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
 	VMOVUPS      codesFrom0<>+0(SB), Z0
 	VBROADCASTSS word80000000<>+0(SB), Y1
-	TESTQ        SI, SI
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	PREFETCHT0   2176(R8)
-	MOVL         12(R8), R11
-	MOVL         4(R8), R12
-	MOVL         R12, R13
-	ANDL         $0x3f3f3f3f, R13
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	MOVL         R11, R14
-	ANDL         $0x0f0f0f0f, R14
-	ORL          R14, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R13
-	MOVL         8(R8), R12
-	MOVL         R12, R14
-	ANDL         $0x3f3f3f3f, R14
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	SHRL         $0x04, R11
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	PREFETCHT0   2176(BX)
+	MOVL         12(BX), R8
+	MOVL         4(BX), R9
+	MOVL         R9, R10
+	ANDL         $0x3f3f3f3f, R10
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	MOVL         R8, R11
 	ANDL         $0x0f0f0f0f, R11
-	ORL          R11, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R14
-	VMOVQ        R13, X6
-	VPMOVZXBD    X6, Y7
-	VCVTDQ2PS    Y7, Y7
-	VPBROADCASTW (R8), X6
-	VCVTPH2PS    X6, Y6
-	VMULPS       Y6, Y7, Y7
-	VMOVUPS      Y7, (SP)
-	VMOVQ        R14, X6
-	VPMOVZXBD    X6, Y7
-	VCVTDQ2PS    Y7, Y7
-	VPBROADCASTW 2(R8), X6
-	VCVTPH2PS    X6, Y6
-	VXORPS       Y1, Y6, Y6
-	VMULPS       Y6, Y7, Y7
-	VMOVUPS      Y7, 32(SP)
-	VMULPS.BCST  (SP), Z0, Z6
-	VADDPS.BCST  32(SP), Z6, Z6
-	VMULPS.BCST  4(SP), Z0, Z7
-	VADDPS.BCST  36(SP), Z7, Z7
-	VPMOVZXBD    16(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  (R9), Z8, Z2
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  128(R9), Z9, Z4
-	VPMOVZXBD    32(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  64(R9), Z8, Z3
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  192(R9), Z9, Z5
-	VMULPS.BCST  8(SP), Z0, Z6
-	VADDPS.BCST  40(SP), Z6, Z6
-	VMULPS.BCST  12(SP), Z0, Z7
-	VADDPS.BCST  44(SP), Z7, Z7
-	VPMOVZXBD    48(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  256(R9), Z8, Z2
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  384(R9), Z9, Z4
-	VPMOVZXBD    64(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  320(R9), Z8, Z3
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  448(R9), Z9, Z5
-	VMULPS.BCST  16(SP), Z0, Z6
-	VADDPS.BCST  48(SP), Z6, Z6
-	VMULPS.BCST  20(SP), Z0, Z7
-	VADDPS.BCST  52(SP), Z7, Z7
-	VPMOVZXBD    80(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  512(R9), Z8, Z2
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  640(R9), Z9, Z4
-	VPMOVZXBD    96(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  576(R9), Z8, Z3
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  704(R9), Z9, Z5
-	VMULPS.BCST  24(SP), Z0, Z6
-	VADDPS.BCST  56(SP), Z6, Z6
-	VMULPS.BCST  28(SP), Z0, Z7
-	VADDPS.BCST  60(SP), Z7, Z7
-	VPMOVZXBD    112(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  768(R9), Z8, Z2
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  896(R9), Z9, Z4
-	VPMOVZXBD    128(R8), Z8
-	VPSRLD       $0x04, Z8, Z9
-	VPERMPS      Z6, Z8, Z8
-	VFMADD231PS  832(R9), Z8, Z3
-	VPERMPS      Z7, Z9, Z9
-	VFMADD231PS  960(R9), Z9, Z5
-	ADDQ         $0x00000090, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	ORL          R11, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R10
+	MOVL         8(BX), R9
+	MOVL         R9, R11
+	ANDL         $0x3f3f3f3f, R11
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	SHRL         $0x04, R8
+	ANDL         $0x0f0f0f0f, R8
+	ORL          R8, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R11
+	VMOVQ        R10, X2
+	VPMOVZXBD    X2, Y3
+	VCVTDQ2PS    Y3, Y3
+	VPBROADCASTW (BX), X2
+	VCVTPH2PS    X2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMOVUPS      Y3, (SP)
+	VMOVQ        R11, X2
+	VPMOVZXBD    X2, Y3
+	VCVTDQ2PS    Y3, Y3
+	VPBROADCASTW 2(BX), X2
+	VCVTPH2PS    X2, Y2
+	VXORPS       Y1, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMOVUPS      Y3, 32(SP)
+	VMULPS.BCST  (SP), Z0, Z2
+	VADDPS.BCST  32(SP), Z2, Z2
+	VMULPS.BCST  4(SP), Z0, Z3
+	VADDPS.BCST  36(SP), Z3, Z3
+	VPMOVZXBD    16(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  (SI), Z4, Z16
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  128(SI), Z5, Z18
+	VPMOVZXBD    32(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  64(SI), Z4, Z17
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  192(SI), Z5, Z19
+	VMULPS.BCST  8(SP), Z0, Z2
+	VADDPS.BCST  40(SP), Z2, Z2
+	VMULPS.BCST  12(SP), Z0, Z3
+	VADDPS.BCST  44(SP), Z3, Z3
+	VPMOVZXBD    48(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  256(SI), Z4, Z16
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  384(SI), Z5, Z18
+	VPMOVZXBD    64(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  320(SI), Z4, Z17
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  448(SI), Z5, Z19
+	VMULPS.BCST  16(SP), Z0, Z2
+	VADDPS.BCST  48(SP), Z2, Z2
+	VMULPS.BCST  20(SP), Z0, Z3
+	VADDPS.BCST  52(SP), Z3, Z3
+	VPMOVZXBD    80(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  512(SI), Z4, Z16
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  640(SI), Z5, Z18
+	VPMOVZXBD    96(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  576(SI), Z4, Z17
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  704(SI), Z5, Z19
+	VMULPS.BCST  24(SP), Z0, Z2
+	VADDPS.BCST  56(SP), Z2, Z2
+	VMULPS.BCST  28(SP), Z0, Z3
+	VADDPS.BCST  60(SP), Z3, Z3
+	VPMOVZXBD    112(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  768(SI), Z4, Z16
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  896(SI), Z5, Z18
+	VPMOVZXBD    128(BX), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  832(SI), Z4, Z17
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  960(SI), Z5, Z19
+	ADDQ         $0x00000090, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS        Z3, Z2, Z2
-	VADDPS        Z5, Z4, Z4
-	VADDPS        Z4, Z2, Z2
+	VADDPS        Z17, Z16, Z2
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z2, Z2
 	VEXTRACTF64X4 $0x01, Z2, Y3
 	VADDPS        Y3, Y2, Y2
 	VEXTRACTF128  $0x01, Y2, X3
@@ -6610,9 +8186,233 @@ unitsdone:
 	VADDPS        X3, X2, X2
 	VMOVSS        X2, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ4_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, F16C, MMX+
+TEXT ·batchQ4_KAVX512(SB), NOSPLIT, $64-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VMOVUPS      codesFrom0<>+0(SB), Z0
+	VBROADCASTSS word80000000<>+0(SB), Y1
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	TESTQ   R8, R8
+	JZ      unitsdone
+
+units:
+	PREFETCHT0   576(SI)
+	PREFETCHT0   640(SI)
+	PREFETCHT0   704(SI)
+	MOVL         12(SI), R10
+	MOVL         4(SI), R11
+	MOVL         R11, R12
+	ANDL         $0x3f3f3f3f, R12
+	SHRL         $0x02, R11
+	ANDL         $0x30303030, R11
+	MOVL         R10, R13
+	ANDL         $0x0f0f0f0f, R13
+	ORL          R13, R11
+	SHLQ         $0x20, R11
+	ORQ          R11, R12
+	MOVL         8(SI), R11
+	MOVL         R11, R13
+	ANDL         $0x3f3f3f3f, R13
+	SHRL         $0x02, R11
+	ANDL         $0x30303030, R11
+	SHRL         $0x04, R10
+	ANDL         $0x0f0f0f0f, R10
+	ORL          R10, R11
+	SHLQ         $0x20, R11
+	ORQ          R11, R13
+	VMOVQ        R12, X2
+	VPMOVZXBD    X2, Y3
+	VCVTDQ2PS    Y3, Y3
+	VPBROADCASTW (SI), X2
+	VCVTPH2PS    X2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMOVUPS      Y3, (SP)
+	VMOVQ        R13, X2
+	VPMOVZXBD    X2, Y3
+	VCVTDQ2PS    Y3, Y3
+	VPBROADCASTW 2(SI), X2
+	VCVTPH2PS    X2, Y2
+	VXORPS       Y1, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VMOVUPS      Y3, 32(SP)
+	VMULPS.BCST  (SP), Z0, Z2
+	VADDPS.BCST  32(SP), Z2, Z2
+	VMULPS.BCST  4(SP), Z0, Z3
+	VADDPS.BCST  36(SP), Z3, Z3
+	VPMOVZXBD    16(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  (DI), Z4, Z16
+	VFMADD231PS  (DI)(BX*1), Z4, Z20
+	VFMADD231PS  (DI)(BX*2), Z4, Z24
+	VFMADD231PS  (R9), Z4, Z28
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  128(DI), Z5, Z18
+	VFMADD231PS  128(DI)(BX*1), Z5, Z22
+	VFMADD231PS  128(DI)(BX*2), Z5, Z26
+	VFMADD231PS  128(R9), Z5, Z30
+	VPMOVZXBD    32(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  64(DI), Z4, Z17
+	VFMADD231PS  64(DI)(BX*1), Z4, Z21
+	VFMADD231PS  64(DI)(BX*2), Z4, Z25
+	VFMADD231PS  64(R9), Z4, Z29
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  192(DI), Z5, Z19
+	VFMADD231PS  192(DI)(BX*1), Z5, Z23
+	VFMADD231PS  192(DI)(BX*2), Z5, Z27
+	VFMADD231PS  192(R9), Z5, Z31
+	VMULPS.BCST  8(SP), Z0, Z2
+	VADDPS.BCST  40(SP), Z2, Z2
+	VMULPS.BCST  12(SP), Z0, Z3
+	VADDPS.BCST  44(SP), Z3, Z3
+	VPMOVZXBD    48(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  256(DI), Z4, Z16
+	VFMADD231PS  256(DI)(BX*1), Z4, Z20
+	VFMADD231PS  256(DI)(BX*2), Z4, Z24
+	VFMADD231PS  256(R9), Z4, Z28
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  384(DI), Z5, Z18
+	VFMADD231PS  384(DI)(BX*1), Z5, Z22
+	VFMADD231PS  384(DI)(BX*2), Z5, Z26
+	VFMADD231PS  384(R9), Z5, Z30
+	VPMOVZXBD    64(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  320(DI), Z4, Z17
+	VFMADD231PS  320(DI)(BX*1), Z4, Z21
+	VFMADD231PS  320(DI)(BX*2), Z4, Z25
+	VFMADD231PS  320(R9), Z4, Z29
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  448(DI), Z5, Z19
+	VFMADD231PS  448(DI)(BX*1), Z5, Z23
+	VFMADD231PS  448(DI)(BX*2), Z5, Z27
+	VFMADD231PS  448(R9), Z5, Z31
+	VMULPS.BCST  16(SP), Z0, Z2
+	VADDPS.BCST  48(SP), Z2, Z2
+	VMULPS.BCST  20(SP), Z0, Z3
+	VADDPS.BCST  52(SP), Z3, Z3
+	VPMOVZXBD    80(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  512(DI), Z4, Z16
+	VFMADD231PS  512(DI)(BX*1), Z4, Z20
+	VFMADD231PS  512(DI)(BX*2), Z4, Z24
+	VFMADD231PS  512(R9), Z4, Z28
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  640(DI), Z5, Z18
+	VFMADD231PS  640(DI)(BX*1), Z5, Z22
+	VFMADD231PS  640(DI)(BX*2), Z5, Z26
+	VFMADD231PS  640(R9), Z5, Z30
+	VPMOVZXBD    96(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  576(DI), Z4, Z17
+	VFMADD231PS  576(DI)(BX*1), Z4, Z21
+	VFMADD231PS  576(DI)(BX*2), Z4, Z25
+	VFMADD231PS  576(R9), Z4, Z29
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  704(DI), Z5, Z19
+	VFMADD231PS  704(DI)(BX*1), Z5, Z23
+	VFMADD231PS  704(DI)(BX*2), Z5, Z27
+	VFMADD231PS  704(R9), Z5, Z31
+	VMULPS.BCST  24(SP), Z0, Z2
+	VADDPS.BCST  56(SP), Z2, Z2
+	VMULPS.BCST  28(SP), Z0, Z3
+	VADDPS.BCST  60(SP), Z3, Z3
+	VPMOVZXBD    112(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  768(DI), Z4, Z16
+	VFMADD231PS  768(DI)(BX*1), Z4, Z20
+	VFMADD231PS  768(DI)(BX*2), Z4, Z24
+	VFMADD231PS  768(R9), Z4, Z28
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  896(DI), Z5, Z18
+	VFMADD231PS  896(DI)(BX*1), Z5, Z22
+	VFMADD231PS  896(DI)(BX*2), Z5, Z26
+	VFMADD231PS  896(R9), Z5, Z30
+	VPMOVZXBD    128(SI), Z4
+	VPSRLD       $0x04, Z4, Z5
+	VPERMPS      Z2, Z4, Z4
+	VFMADD231PS  832(DI), Z4, Z17
+	VFMADD231PS  832(DI)(BX*1), Z4, Z21
+	VFMADD231PS  832(DI)(BX*2), Z4, Z25
+	VFMADD231PS  832(R9), Z4, Z29
+	VPERMPS      Z3, Z5, Z5
+	VFMADD231PS  960(DI), Z5, Z19
+	VFMADD231PS  960(DI)(BX*1), Z5, Z23
+	VFMADD231PS  960(DI)(BX*2), Z5, Z27
+	VFMADD231PS  960(R9), Z5, Z31
+	ADDQ         $0x00000090, SI
+	ADDQ         $0x00000400, DI
+	ADDQ         $0x00000400, R9
+	DECQ         R8
+	JNZ          units
+
+unitsdone:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -6817,214 +8617,211 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C, MMX+
 TEXT ·dotsQ5_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
 	VBROADCASTSS word80000000<>+0(SB), Y0
 	VBROADCASTSS word0f0f0f0f<>+0(SB), Y1
 	VBROADCASTSS word10101010<>+0(SB), Y2
-	TESTQ        SI, SI
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	PREFETCHT0   2176(R8)
-	MOVL         12(R8), R11
-	MOVL         4(R8), R12
-	MOVL         R12, R13
-	ANDL         $0x3f3f3f3f, R13
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	MOVL         R11, R14
-	ANDL         $0x0f0f0f0f, R14
-	ORL          R14, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R13
-	MOVL         8(R8), R12
-	MOVL         R12, R14
-	ANDL         $0x3f3f3f3f, R14
-	SHRL         $0x02, R12
-	ANDL         $0x30303030, R12
-	SHRL         $0x04, R11
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	PREFETCHT0   2176(BX)
+	MOVL         12(BX), R8
+	MOVL         4(BX), R9
+	MOVL         R9, R10
+	ANDL         $0x3f3f3f3f, R10
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	MOVL         R8, R11
 	ANDL         $0x0f0f0f0f, R11
-	ORL          R11, R12
-	SHLQ         $0x20, R12
-	ORQ          R12, R14
-	VMOVQ        R13, X7
-	VPMOVZXBD    X7, Y8
-	VCVTDQ2PS    Y8, Y8
-	VPBROADCASTW (R8), X7
-	VCVTPH2PS    X7, Y7
-	VMULPS       Y7, Y8, Y8
-	VMOVUPS      Y8, (SP)
-	VMOVQ        R14, X7
-	VPMOVZXBD    X7, Y8
-	VCVTDQ2PS    Y8, Y8
-	VPBROADCASTW 2(R8), X7
-	VCVTPH2PS    X7, Y7
-	VXORPS       Y0, Y7, Y7
-	VMULPS       Y7, Y8, Y8
-	VMOVUPS      Y8, 32(SP)
-	VMOVDQU      16(R8), Y7
-	VMOVDQU      48(R8), Y8
-	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPSLLW       $0x04, Y7, Y9
-	VPAND        Y2, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  (SP), Z9, Z9
-	VADDPS.BCST  32(SP), Z9, Z9
-	VFMADD231PS  (R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  (SP), Z8, Z8
-	VADDPS.BCST  32(SP), Z8, Z8
-	VFMADD231PS  64(R9), Z8, Z4
-	VMOVDQU      48(R8), Y8
-	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPSLLW       $0x03, Y7, Y9
-	VPAND        Y2, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  4(SP), Z9, Z9
-	VADDPS.BCST  36(SP), Z9, Z9
-	VFMADD231PS  128(R9), Z9, Z5
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  4(SP), Z8, Z8
-	VADDPS.BCST  36(SP), Z8, Z8
-	VFMADD231PS  192(R9), Z8, Z6
-	VMOVDQU      80(R8), Y8
-	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPSLLW       $0x02, Y7, Y9
-	VPAND        Y2, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  8(SP), Z9, Z9
-	VADDPS.BCST  40(SP), Z9, Z9
-	VFMADD231PS  256(R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  8(SP), Z8, Z8
-	VADDPS.BCST  40(SP), Z8, Z8
-	VFMADD231PS  320(R9), Z8, Z4
-	VMOVDQU      80(R8), Y8
-	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPSLLW       $0x01, Y7, Y9
-	VPAND        Y2, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  12(SP), Z9, Z9
-	VADDPS.BCST  44(SP), Z9, Z9
-	VFMADD231PS  384(R9), Z9, Z5
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  12(SP), Z8, Z8
-	VADDPS.BCST  44(SP), Z8, Z8
-	VFMADD231PS  448(R9), Z8, Z6
-	VMOVDQU      112(R8), Y8
-	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VMOVDQU      Y7, Y9
-	VPAND        Y2, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  16(SP), Z9, Z9
-	VADDPS.BCST  48(SP), Z9, Z9
-	VFMADD231PS  512(R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  16(SP), Z8, Z8
-	VADDPS.BCST  48(SP), Z8, Z8
-	VFMADD231PS  576(R9), Z8, Z4
-	VMOVDQU      112(R8), Y8
-	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPSRLW       $0x01, Y7, Y9
-	VPAND        Y2, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  20(SP), Z9, Z9
-	VADDPS.BCST  52(SP), Z9, Z9
-	VFMADD231PS  640(R9), Z9, Z5
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  20(SP), Z8, Z8
-	VADDPS.BCST  52(SP), Z8, Z8
-	VFMADD231PS  704(R9), Z8, Z6
-	VMOVDQU      144(R8), Y8
-	VMOVDQU      Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPSRLW       $0x02, Y7, Y9
-	VPAND        Y2, Y9, Y9
-	VPOR         Y9, Y8, Y8
-	VPMOVSXBD    X8, Z9
-	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  24(SP), Z9, Z9
-	VADDPS.BCST  56(SP), Z9, Z9
-	VFMADD231PS  768(R9), Z9, Z3
-	VEXTRACTI128 $0x01, Y8, X8
-	VPMOVSXBD    X8, Z8
-	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  24(SP), Z8, Z8
-	VADDPS.BCST  56(SP), Z8, Z8
-	VFMADD231PS  832(R9), Z8, Z4
-	VMOVDQU      144(R8), Y8
-	VPSRLW       $0x04, Y8, Y8
-	VPAND        Y1, Y8, Y8
-	VPSRLW       $0x03, Y7, Y7
-	VPAND        Y2, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  28(SP), Z7, Z7
-	VADDPS.BCST  60(SP), Z7, Z7
-	VFMADD231PS  896(R9), Z7, Z5
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  28(SP), Z7, Z7
-	VADDPS.BCST  60(SP), Z7, Z7
-	VFMADD231PS  960(R9), Z7, Z6
-	ADDQ         $0x000000b0, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	ORL          R11, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R10
+	MOVL         8(BX), R9
+	MOVL         R9, R11
+	ANDL         $0x3f3f3f3f, R11
+	SHRL         $0x02, R9
+	ANDL         $0x30303030, R9
+	SHRL         $0x04, R8
+	ANDL         $0x0f0f0f0f, R8
+	ORL          R8, R9
+	SHLQ         $0x20, R9
+	ORQ          R9, R11
+	VMOVQ        R10, X3
+	VPMOVZXBD    X3, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPBROADCASTW (BX), X3
+	VCVTPH2PS    X3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVUPS      Y4, (SP)
+	VMOVQ        R11, X3
+	VPMOVZXBD    X3, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPBROADCASTW 2(BX), X3
+	VCVTPH2PS    X3, Y3
+	VXORPS       Y0, Y3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVUPS      Y4, 32(SP)
+	VMOVDQU      16(BX), Y3
+	VMOVDQU      48(BX), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x04, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  (SP), Z5, Z5
+	VADDPS.BCST  32(SP), Z5, Z5
+	VFMADD231PS  (SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  (SP), Z4, Z4
+	VADDPS.BCST  32(SP), Z4, Z4
+	VFMADD231PS  64(SI), Z4, Z17
+	VMOVDQU      48(BX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x03, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  4(SP), Z5, Z5
+	VADDPS.BCST  36(SP), Z5, Z5
+	VFMADD231PS  128(SI), Z5, Z18
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  4(SP), Z4, Z4
+	VADDPS.BCST  36(SP), Z4, Z4
+	VFMADD231PS  192(SI), Z4, Z19
+	VMOVDQU      80(BX), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x02, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  8(SP), Z5, Z5
+	VADDPS.BCST  40(SP), Z5, Z5
+	VFMADD231PS  256(SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  8(SP), Z4, Z4
+	VADDPS.BCST  40(SP), Z4, Z4
+	VFMADD231PS  320(SI), Z4, Z17
+	VMOVDQU      80(BX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x01, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  12(SP), Z5, Z5
+	VADDPS.BCST  44(SP), Z5, Z5
+	VFMADD231PS  384(SI), Z5, Z18
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  12(SP), Z4, Z4
+	VADDPS.BCST  44(SP), Z4, Z4
+	VFMADD231PS  448(SI), Z4, Z19
+	VMOVDQU      112(BX), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VMOVDQU      Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  16(SP), Z5, Z5
+	VADDPS.BCST  48(SP), Z5, Z5
+	VFMADD231PS  512(SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  16(SP), Z4, Z4
+	VADDPS.BCST  48(SP), Z4, Z4
+	VFMADD231PS  576(SI), Z4, Z17
+	VMOVDQU      112(BX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSRLW       $0x01, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  20(SP), Z5, Z5
+	VADDPS.BCST  52(SP), Z5, Z5
+	VFMADD231PS  640(SI), Z5, Z18
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  20(SP), Z4, Z4
+	VADDPS.BCST  52(SP), Z4, Z4
+	VFMADD231PS  704(SI), Z4, Z19
+	VMOVDQU      144(BX), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSRLW       $0x02, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  24(SP), Z5, Z5
+	VADDPS.BCST  56(SP), Z5, Z5
+	VFMADD231PS  768(SI), Z5, Z16
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  24(SP), Z4, Z4
+	VADDPS.BCST  56(SP), Z4, Z4
+	VFMADD231PS  832(SI), Z4, Z17
+	VMOVDQU      144(BX), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSRLW       $0x03, Y3, Y3
+	VPAND        Y2, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  28(SP), Z3, Z3
+	VADDPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  896(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  28(SP), Z3, Z3
+	VADDPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  960(SI), Z3, Z19
+	ADDQ         $0x000000b0, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS        Z4, Z3, Z3
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z5, Z3, Z3
+	VADDPS        Z17, Z16, Z3
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z3, Z3
 	VEXTRACTF64X4 $0x01, Z3, Y4
 	VADDPS        Y4, Y3, Y3
 	VEXTRACTF128  $0x01, Y3, X4
@@ -7035,9 +8832,307 @@ unitsdone:
 	VADDPS        X4, X3, X3
 	VMOVSS        X3, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ5_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, F16C, MMX+
+TEXT ·batchQ5_KAVX512(SB), NOSPLIT, $64-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VBROADCASTSS word80000000<>+0(SB), Y0
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y1
+	VBROADCASTSS word10101010<>+0(SB), Y2
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	TESTQ   R8, R8
+	JZ      unitsdone
+
+units:
+	PREFETCHT0   704(SI)
+	PREFETCHT0   768(SI)
+	PREFETCHT0   832(SI)
+	MOVL         12(SI), R10
+	MOVL         4(SI), R11
+	MOVL         R11, R12
+	ANDL         $0x3f3f3f3f, R12
+	SHRL         $0x02, R11
+	ANDL         $0x30303030, R11
+	MOVL         R10, R13
+	ANDL         $0x0f0f0f0f, R13
+	ORL          R13, R11
+	SHLQ         $0x20, R11
+	ORQ          R11, R12
+	MOVL         8(SI), R11
+	MOVL         R11, R13
+	ANDL         $0x3f3f3f3f, R13
+	SHRL         $0x02, R11
+	ANDL         $0x30303030, R11
+	SHRL         $0x04, R10
+	ANDL         $0x0f0f0f0f, R10
+	ORL          R10, R11
+	SHLQ         $0x20, R11
+	ORQ          R11, R13
+	VMOVQ        R12, X3
+	VPMOVZXBD    X3, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPBROADCASTW (SI), X3
+	VCVTPH2PS    X3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVUPS      Y4, (SP)
+	VMOVQ        R13, X3
+	VPMOVZXBD    X3, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPBROADCASTW 2(SI), X3
+	VCVTPH2PS    X3, Y3
+	VXORPS       Y0, Y3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVUPS      Y4, 32(SP)
+	VMOVDQU      16(SI), Y3
+	VMOVDQU      48(SI), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x04, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  (SP), Z5, Z5
+	VADDPS.BCST  32(SP), Z5, Z5
+	VFMADD231PS  (DI), Z5, Z16
+	VFMADD231PS  (DI)(BX*1), Z5, Z20
+	VFMADD231PS  (DI)(BX*2), Z5, Z24
+	VFMADD231PS  (R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  (SP), Z4, Z4
+	VADDPS.BCST  32(SP), Z4, Z4
+	VFMADD231PS  64(DI), Z4, Z17
+	VFMADD231PS  64(DI)(BX*1), Z4, Z21
+	VFMADD231PS  64(DI)(BX*2), Z4, Z25
+	VFMADD231PS  64(R9), Z4, Z29
+	VMOVDQU      48(SI), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x03, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  4(SP), Z5, Z5
+	VADDPS.BCST  36(SP), Z5, Z5
+	VFMADD231PS  128(DI), Z5, Z18
+	VFMADD231PS  128(DI)(BX*1), Z5, Z22
+	VFMADD231PS  128(DI)(BX*2), Z5, Z26
+	VFMADD231PS  128(R9), Z5, Z30
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  4(SP), Z4, Z4
+	VADDPS.BCST  36(SP), Z4, Z4
+	VFMADD231PS  192(DI), Z4, Z19
+	VFMADD231PS  192(DI)(BX*1), Z4, Z23
+	VFMADD231PS  192(DI)(BX*2), Z4, Z27
+	VFMADD231PS  192(R9), Z4, Z31
+	VMOVDQU      80(SI), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x02, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  8(SP), Z5, Z5
+	VADDPS.BCST  40(SP), Z5, Z5
+	VFMADD231PS  256(DI), Z5, Z16
+	VFMADD231PS  256(DI)(BX*1), Z5, Z20
+	VFMADD231PS  256(DI)(BX*2), Z5, Z24
+	VFMADD231PS  256(R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  8(SP), Z4, Z4
+	VADDPS.BCST  40(SP), Z4, Z4
+	VFMADD231PS  320(DI), Z4, Z17
+	VFMADD231PS  320(DI)(BX*1), Z4, Z21
+	VFMADD231PS  320(DI)(BX*2), Z4, Z25
+	VFMADD231PS  320(R9), Z4, Z29
+	VMOVDQU      80(SI), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSLLW       $0x01, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  12(SP), Z5, Z5
+	VADDPS.BCST  44(SP), Z5, Z5
+	VFMADD231PS  384(DI), Z5, Z18
+	VFMADD231PS  384(DI)(BX*1), Z5, Z22
+	VFMADD231PS  384(DI)(BX*2), Z5, Z26
+	VFMADD231PS  384(R9), Z5, Z30
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  12(SP), Z4, Z4
+	VADDPS.BCST  44(SP), Z4, Z4
+	VFMADD231PS  448(DI), Z4, Z19
+	VFMADD231PS  448(DI)(BX*1), Z4, Z23
+	VFMADD231PS  448(DI)(BX*2), Z4, Z27
+	VFMADD231PS  448(R9), Z4, Z31
+	VMOVDQU      112(SI), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VMOVDQU      Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  16(SP), Z5, Z5
+	VADDPS.BCST  48(SP), Z5, Z5
+	VFMADD231PS  512(DI), Z5, Z16
+	VFMADD231PS  512(DI)(BX*1), Z5, Z20
+	VFMADD231PS  512(DI)(BX*2), Z5, Z24
+	VFMADD231PS  512(R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  16(SP), Z4, Z4
+	VADDPS.BCST  48(SP), Z4, Z4
+	VFMADD231PS  576(DI), Z4, Z17
+	VFMADD231PS  576(DI)(BX*1), Z4, Z21
+	VFMADD231PS  576(DI)(BX*2), Z4, Z25
+	VFMADD231PS  576(R9), Z4, Z29
+	VMOVDQU      112(SI), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSRLW       $0x01, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  20(SP), Z5, Z5
+	VADDPS.BCST  52(SP), Z5, Z5
+	VFMADD231PS  640(DI), Z5, Z18
+	VFMADD231PS  640(DI)(BX*1), Z5, Z22
+	VFMADD231PS  640(DI)(BX*2), Z5, Z26
+	VFMADD231PS  640(R9), Z5, Z30
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  20(SP), Z4, Z4
+	VADDPS.BCST  52(SP), Z4, Z4
+	VFMADD231PS  704(DI), Z4, Z19
+	VFMADD231PS  704(DI)(BX*1), Z4, Z23
+	VFMADD231PS  704(DI)(BX*2), Z4, Z27
+	VFMADD231PS  704(R9), Z4, Z31
+	VMOVDQU      144(SI), Y4
+	VMOVDQU      Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSRLW       $0x02, Y3, Y5
+	VPAND        Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMOVSXBD    X4, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS.BCST  24(SP), Z5, Z5
+	VADDPS.BCST  56(SP), Z5, Z5
+	VFMADD231PS  768(DI), Z5, Z16
+	VFMADD231PS  768(DI)(BX*1), Z5, Z20
+	VFMADD231PS  768(DI)(BX*2), Z5, Z24
+	VFMADD231PS  768(R9), Z5, Z28
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVSXBD    X4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS.BCST  24(SP), Z4, Z4
+	VADDPS.BCST  56(SP), Z4, Z4
+	VFMADD231PS  832(DI), Z4, Z17
+	VFMADD231PS  832(DI)(BX*1), Z4, Z21
+	VFMADD231PS  832(DI)(BX*2), Z4, Z25
+	VFMADD231PS  832(R9), Z4, Z29
+	VMOVDQU      144(SI), Y4
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y1, Y4, Y4
+	VPSRLW       $0x03, Y3, Y3
+	VPAND        Y2, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  28(SP), Z3, Z3
+	VADDPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  896(DI), Z3, Z18
+	VFMADD231PS  896(DI)(BX*1), Z3, Z22
+	VFMADD231PS  896(DI)(BX*2), Z3, Z26
+	VFMADD231PS  896(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  28(SP), Z3, Z3
+	VADDPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  960(DI), Z3, Z19
+	VFMADD231PS  960(DI)(BX*1), Z3, Z23
+	VFMADD231PS  960(DI)(BX*2), Z3, Z27
+	VFMADD231PS  960(R9), Z3, Z31
+	ADDQ         $0x000000b0, SI
+	ADDQ         $0x00000400, DI
+	ADDQ         $0x00000400, R9
+	DECQ         R8
+	JNZ          units
+
+unitsdone:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
 
 rowsdone:
 	VZEROUPPER
@@ -7212,185 +9307,182 @@ loopdone:
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, MMX+
 TEXT ·dotsQ6_KAVX512(SB), NOSPLIT, $64-48
 	MOVQ         dst+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         w+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         rows+32(FP), SI
-	MOVQ         stride+40(FP), DI
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
 	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
 	VBROADCASTSS word30303030<>+0(SB), Y1
 	VBROADCASTSS word20202020<>+0(SB), Y2
-	TESTQ        SI, SI
+	TESTQ        DX, DX
 	JZ           rowsdone
 
 rows:
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	MOVQ   DX, R8
-	MOVQ   CX, R9
-	MOVQ   BX, R10
-	TESTQ  R10, R10
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	TESTQ  DI, DI
 	JZ     unitsdone
 
 units:
-	PREFETCHT0   2048(R8)
-	PREFETCHT0   2112(R8)
-	PREFETCHT0   2176(R8)
-	PREFETCHT0   2240(R8)
-	VMOVDQU      192(R8), X7
-	VPBROADCASTW 208(R8), Y8
-	VCVTPH2PS    Y8, Z8
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS       Z8, Z7, Z7
-	VMOVUPS      Z7, (SP)
-	VMOVDQU      (R8), Y7
-	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
-	VPSLLW       $0x04, Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  (SP), Z7, Z7
-	VFMADD231PS  (R9), Z7, Z3
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  4(SP), Z7, Z7
-	VFMADD231PS  64(R9), Z7, Z4
-	VMOVDQU      32(R8), Y7
-	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
-	VPSLLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  8(SP), Z7, Z7
-	VFMADD231PS  128(R9), Z7, Z5
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  12(SP), Z7, Z7
-	VFMADD231PS  192(R9), Z7, Z6
-	VMOVDQU      (R8), Y7
-	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
-	VMOVDQU      Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  16(SP), Z7, Z7
-	VFMADD231PS  256(R9), Z7, Z3
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  20(SP), Z7, Z7
-	VFMADD231PS  320(R9), Z7, Z4
-	VMOVDQU      32(R8), Y7
-	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      128(R8), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  24(SP), Z7, Z7
-	VFMADD231PS  384(R9), Z7, Z5
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  28(SP), Z7, Z7
-	VFMADD231PS  448(R9), Z7, Z6
-	VMOVDQU      64(R8), Y7
-	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
-	VPSLLW       $0x04, Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  32(SP), Z7, Z7
-	VFMADD231PS  512(R9), Z7, Z3
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  36(SP), Z7, Z7
-	VFMADD231PS  576(R9), Z7, Z4
-	VMOVDQU      96(R8), Y7
-	VMOVDQU      Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
-	VPSLLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  40(SP), Z7, Z7
-	VFMADD231PS  640(R9), Z7, Z5
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  44(SP), Z7, Z7
-	VFMADD231PS  704(R9), Z7, Z6
-	VMOVDQU      64(R8), Y7
-	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
-	VMOVDQU      Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  48(SP), Z7, Z7
-	VFMADD231PS  768(R9), Z7, Z3
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  52(SP), Z7, Z7
-	VFMADD231PS  832(R9), Z7, Z4
-	VMOVDQU      96(R8), Y7
-	VPSRLW       $0x04, Y7, Y8
-	VPAND        Y0, Y8, Y8
-	VMOVDQU      160(R8), Y7
-	VPSRLW       $0x02, Y7, Y7
-	VPAND        Y1, Y7, Y7
-	VPOR         Y7, Y8, Y8
-	VPSUBB       Y2, Y8, Y8
-	VPMOVSXBD    X8, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  56(SP), Z7, Z7
-	VFMADD231PS  896(R9), Z7, Z5
-	VEXTRACTI128 $0x01, Y8, X7
-	VPMOVSXBD    X7, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  60(SP), Z7, Z7
-	VFMADD231PS  960(R9), Z7, Z6
-	ADDQ         $0x000000d2, R8
-	ADDQ         $0x00000400, R9
-	DECQ         R10
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	PREFETCHT0   2176(BX)
+	PREFETCHT0   2240(BX)
+	VMOVDQU      192(BX), X3
+	VPBROADCASTW 208(BX), Y4
+	VCVTPH2PS    Y4, Z4
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, (SP)
+	VMOVDQU      (BX), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(BX), Y3
+	VPSLLW       $0x04, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  (SP), Z3, Z3
+	VFMADD231PS  (SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  4(SP), Z3, Z3
+	VFMADD231PS  64(SI), Z3, Z17
+	VMOVDQU      32(BX), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(BX), Y3
+	VPSLLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  8(SP), Z3, Z3
+	VFMADD231PS  128(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  12(SP), Z3, Z3
+	VFMADD231PS  192(SI), Z3, Z19
+	VMOVDQU      (BX), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(BX), Y3
+	VMOVDQU      Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  16(SP), Z3, Z3
+	VFMADD231PS  256(SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  20(SP), Z3, Z3
+	VFMADD231PS  320(SI), Z3, Z17
+	VMOVDQU      32(BX), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(BX), Y3
+	VPSRLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  24(SP), Z3, Z3
+	VFMADD231PS  384(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  28(SP), Z3, Z3
+	VFMADD231PS  448(SI), Z3, Z19
+	VMOVDQU      64(BX), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(BX), Y3
+	VPSLLW       $0x04, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  32(SP), Z3, Z3
+	VFMADD231PS  512(SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  36(SP), Z3, Z3
+	VFMADD231PS  576(SI), Z3, Z17
+	VMOVDQU      96(BX), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(BX), Y3
+	VPSLLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  40(SP), Z3, Z3
+	VFMADD231PS  640(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  44(SP), Z3, Z3
+	VFMADD231PS  704(SI), Z3, Z19
+	VMOVDQU      64(BX), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(BX), Y3
+	VMOVDQU      Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  48(SP), Z3, Z3
+	VFMADD231PS  768(SI), Z3, Z16
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  52(SP), Z3, Z3
+	VFMADD231PS  832(SI), Z3, Z17
+	VMOVDQU      96(BX), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(BX), Y3
+	VPSRLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  56(SP), Z3, Z3
+	VFMADD231PS  896(SI), Z3, Z18
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  960(SI), Z3, Z19
+	ADDQ         $0x000000d2, BX
+	ADDQ         $0x00000400, SI
+	DECQ         DI
 	JNZ          units
 
 unitsdone:
-	VADDPS        Z4, Z3, Z3
-	VADDPS        Z6, Z5, Z5
-	VADDPS        Z5, Z3, Z3
+	VADDPS        Z17, Z16, Z3
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z3, Z3
 	VEXTRACTF64X4 $0x01, Z3, Y4
 	VADDPS        Y4, Y3, Y3
 	VEXTRACTF128  $0x01, Y3, X4
@@ -7401,10 +9493,314 @@ unitsdone:
 	VADDPS        X4, X3, X3
 	VMOVSS        X3, (AX)
 	ADDQ          $0x00000004, AX
-	ADDQ          DI, DX
-	DECQ          SI
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
 	JNZ           rows
 
 rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchQ6_KAVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·batchQ6_KAVX512(SB), NOSPLIT, $64-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Y0
+	VBROADCASTSS word30303030<>+0(SB), Y1
+	VBROADCASTSS word20202020<>+0(SB), Y2
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	TESTQ   R8, R8
+	JZ      unitsdone
+
+units:
+	PREFETCHT0   840(SI)
+	PREFETCHT0   904(SI)
+	PREFETCHT0   968(SI)
+	PREFETCHT0   1032(SI)
+	VMOVDQU      192(SI), X3
+	VPBROADCASTW 208(SI), Y4
+	VCVTPH2PS    Y4, Z4
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, (SP)
+	VMOVDQU      (SI), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(SI), Y3
+	VPSLLW       $0x04, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  (SP), Z3, Z3
+	VFMADD231PS  (DI), Z3, Z16
+	VFMADD231PS  (DI)(BX*1), Z3, Z20
+	VFMADD231PS  (DI)(BX*2), Z3, Z24
+	VFMADD231PS  (R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  4(SP), Z3, Z3
+	VFMADD231PS  64(DI), Z3, Z17
+	VFMADD231PS  64(DI)(BX*1), Z3, Z21
+	VFMADD231PS  64(DI)(BX*2), Z3, Z25
+	VFMADD231PS  64(R9), Z3, Z29
+	VMOVDQU      32(SI), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(SI), Y3
+	VPSLLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  8(SP), Z3, Z3
+	VFMADD231PS  128(DI), Z3, Z18
+	VFMADD231PS  128(DI)(BX*1), Z3, Z22
+	VFMADD231PS  128(DI)(BX*2), Z3, Z26
+	VFMADD231PS  128(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  12(SP), Z3, Z3
+	VFMADD231PS  192(DI), Z3, Z19
+	VFMADD231PS  192(DI)(BX*1), Z3, Z23
+	VFMADD231PS  192(DI)(BX*2), Z3, Z27
+	VFMADD231PS  192(R9), Z3, Z31
+	VMOVDQU      (SI), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(SI), Y3
+	VMOVDQU      Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  16(SP), Z3, Z3
+	VFMADD231PS  256(DI), Z3, Z16
+	VFMADD231PS  256(DI)(BX*1), Z3, Z20
+	VFMADD231PS  256(DI)(BX*2), Z3, Z24
+	VFMADD231PS  256(R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  20(SP), Z3, Z3
+	VFMADD231PS  320(DI), Z3, Z17
+	VFMADD231PS  320(DI)(BX*1), Z3, Z21
+	VFMADD231PS  320(DI)(BX*2), Z3, Z25
+	VFMADD231PS  320(R9), Z3, Z29
+	VMOVDQU      32(SI), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      128(SI), Y3
+	VPSRLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  24(SP), Z3, Z3
+	VFMADD231PS  384(DI), Z3, Z18
+	VFMADD231PS  384(DI)(BX*1), Z3, Z22
+	VFMADD231PS  384(DI)(BX*2), Z3, Z26
+	VFMADD231PS  384(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  28(SP), Z3, Z3
+	VFMADD231PS  448(DI), Z3, Z19
+	VFMADD231PS  448(DI)(BX*1), Z3, Z23
+	VFMADD231PS  448(DI)(BX*2), Z3, Z27
+	VFMADD231PS  448(R9), Z3, Z31
+	VMOVDQU      64(SI), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(SI), Y3
+	VPSLLW       $0x04, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  32(SP), Z3, Z3
+	VFMADD231PS  512(DI), Z3, Z16
+	VFMADD231PS  512(DI)(BX*1), Z3, Z20
+	VFMADD231PS  512(DI)(BX*2), Z3, Z24
+	VFMADD231PS  512(R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  36(SP), Z3, Z3
+	VFMADD231PS  576(DI), Z3, Z17
+	VFMADD231PS  576(DI)(BX*1), Z3, Z21
+	VFMADD231PS  576(DI)(BX*2), Z3, Z25
+	VFMADD231PS  576(R9), Z3, Z29
+	VMOVDQU      96(SI), Y3
+	VMOVDQU      Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(SI), Y3
+	VPSLLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  40(SP), Z3, Z3
+	VFMADD231PS  640(DI), Z3, Z18
+	VFMADD231PS  640(DI)(BX*1), Z3, Z22
+	VFMADD231PS  640(DI)(BX*2), Z3, Z26
+	VFMADD231PS  640(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  44(SP), Z3, Z3
+	VFMADD231PS  704(DI), Z3, Z19
+	VFMADD231PS  704(DI)(BX*1), Z3, Z23
+	VFMADD231PS  704(DI)(BX*2), Z3, Z27
+	VFMADD231PS  704(R9), Z3, Z31
+	VMOVDQU      64(SI), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(SI), Y3
+	VMOVDQU      Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  48(SP), Z3, Z3
+	VFMADD231PS  768(DI), Z3, Z16
+	VFMADD231PS  768(DI)(BX*1), Z3, Z20
+	VFMADD231PS  768(DI)(BX*2), Z3, Z24
+	VFMADD231PS  768(R9), Z3, Z28
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  52(SP), Z3, Z3
+	VFMADD231PS  832(DI), Z3, Z17
+	VFMADD231PS  832(DI)(BX*1), Z3, Z21
+	VFMADD231PS  832(DI)(BX*2), Z3, Z25
+	VFMADD231PS  832(R9), Z3, Z29
+	VMOVDQU      96(SI), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        Y0, Y4, Y4
+	VMOVDQU      160(SI), Y3
+	VPSRLW       $0x02, Y3, Y3
+	VPAND        Y1, Y3, Y3
+	VPOR         Y3, Y4, Y4
+	VPSUBB       Y2, Y4, Y4
+	VPMOVSXBD    X4, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  56(SP), Z3, Z3
+	VFMADD231PS  896(DI), Z3, Z18
+	VFMADD231PS  896(DI)(BX*1), Z3, Z22
+	VFMADD231PS  896(DI)(BX*2), Z3, Z26
+	VFMADD231PS  896(R9), Z3, Z30
+	VEXTRACTI128 $0x01, Y4, X3
+	VPMOVSXBD    X3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VMULPS.BCST  60(SP), Z3, Z3
+	VFMADD231PS  960(DI), Z3, Z19
+	VFMADD231PS  960(DI)(BX*1), Z3, Z23
+	VFMADD231PS  960(DI)(BX*2), Z3, Z27
+	VFMADD231PS  960(R9), Z3, Z31
+	ADDQ         $0x000000d2, SI
+	ADDQ         $0x00000400, DI
+	ADDQ         $0x00000400, R9
+	DECQ         R8
+	JNZ          units
+
+unitsdone:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func totalsAVX512(dst *float32, sums *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·totalsAVX512(SB), NOSPLIT, $0-24
+	MOVQ  dst+0(FP), AX
+	MOVQ  sums+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    loopdone
+
+loop:
+	VMOVUPS       (CX), Z16
+	VMOVUPS       64(CX), Z17
+	VMOVUPS       128(CX), Z18
+	VMOVUPS       192(CX), Z19
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VMOVHLPS      X0, X1, X1
+	VADDPS        X1, X0, X0
+	VMOVSHDUP     X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, (AX)
+	ADDQ          $0x00000004, AX
+	ADDQ          $0x00000100, CX
+	DECQ          DX
+	JNZ           loop
+
+loopdone:
 	VZEROUPPER
 	RET

@@ -167,6 +167,33 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
+// BenchmarkBatch multiplies a few rows with a matrix that does not fit the
+// caches, in gigabytes of weights a second of one thread.
+func BenchmarkBatch(b *testing.B) {
+	for _, rows := range []int{1, 2, 4, 8} {
+		for _, t := range []dtype.Type{dtype.F32, dtype.F16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_K} {
+			b.Run(fmt.Sprintf("rows=%d/%s", rows, t), func(b *testing.B) {
+				eachCompute(b, func(b *testing.B, o *ops, compute Compute) {
+					if o.level == "portable" || compute == Fast && !t.IsBlock() {
+						b.Skip("slow, or there is no such thing")
+					}
+					c := newCPU(1, o)
+					c.compute = compute
+					defer c.Close()
+					w := randomDense(b, 8192, 4096, t)
+					memory := written(1 << 25)
+					x, dst := c.NewTensor(rows, 4096), c.NewTensor(rows, 8192)
+					weight := c.Load(w)
+					best(b, 1, "GB/s", func() float64 {
+						c.MatMul(dst, x, weight)
+						return float64(w.Bytes())
+					}, func() float64 { return readMemory(c, memory) })
+				})
+			})
+		}
+	}
+}
+
 // written returns memory that has pages of its own: those that were never
 // written share one, which the first cache level holds.
 func written(n int) []float32 {
@@ -294,10 +321,10 @@ func BenchmarkDots(b *testing.B) {
 				c := newCPU(1, o)
 				defer c.Close()
 				w := c.Load(randomDense(b, rows, cols, t)).(*weight)
-				x, dst := alignedFloats(cols), alignedFloats(rows)
+				x, dst := c.NewTensor(1, cols), c.NewTensor(1, rows)
 				best(b, 1, "GFLOP/s", func() float64 {
 					for range 20 {
-						w.fused(dst, x, 0)
+						w.fused(dst, x, &c.scratch[0], 0, 0, rows)
 					}
 					return 20 * 2 * rows * cols
 				}, func() float64 { return multiplyAdd(o) })

@@ -37,11 +37,11 @@ func Encode(dst []byte, src []float32, t dtype.Type) error { return encode(defau
 
 func encode(o *ops, dst []byte, src []float32, t dtype.Type) error {
 	if pack := o.pack[t]; pack != nil && len(dst) == len(src)*t.BlockBytes() {
-		n := len(src) / o.packLanes
+		n := len(src) / o.lanes
 		if n > 0 {
 			pack(&dst[0], &src[0], n)
 		}
-		at := n * o.packLanes
+		at := n * o.lanes
 		dst, src = dst[at*t.BlockBytes():], src[at:]
 	}
 	return dtype.Encode(dst, src, t)

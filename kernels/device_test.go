@@ -82,7 +82,7 @@ func TestMatMulDoesNotDependOnThreadsOrRows(t *testing.T) {
 		var want []float32
 		for _, threads := range []int{1, 2, 7} {
 			c := newCPU(threads, o)
-			for _, rows := range []int{n, maxDotRows + 1, 30} {
+			for _, rows := range []int{n, maxBatchRows + 1, 30} {
 				xt, dst := c.NewTensor(rows, k), c.NewTensor(rows, out)
 				copy(xt.Data, x)
 				c.MatMul(dst, xt, c.Load(w))
@@ -96,6 +96,36 @@ func TestMatMulDoesNotDependOnThreadsOrRows(t *testing.T) {
 				}
 			}
 			c.Close()
+		}
+	})
+}
+
+// TestBatchOfRows multiplies few rows, which must give what each gives alone.
+func TestBatchOfRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		for _, typ := range decodeTypes {
+			k := 512
+			if !typ.IsBlock() {
+				k += 5 // with a rest
+			}
+			const out = dotRows + 3
+			c := newCPU(2, o)
+			defer c.Close()
+			w := c.Load(randomDense(t, out, k, typ)).(*weight)
+			x := randomTensor(c, rand.New(rand.NewPCG(5, 6)), maxBatchRows, k)
+			one, alone := c.NewTensor(1, k), c.NewTensor(1, out)
+			for n := 1; n <= w.maxDots(); n++ {
+				some, dst := c.NewTensor(n, k), c.NewTensor(n, out)
+				copy(some.Data, x.Data)
+				c.MatMul(dst, some, w)
+				for i := range n {
+					copy(one.Data, x.row(i))
+					c.MatMul(alone, one, w)
+					if !slices.Equal(dst.row(i), alone.Data) {
+						t.Fatalf("%s: row %d of %d differs from the row alone", typ, i, n)
+					}
+				}
+			}
 		}
 	})
 }

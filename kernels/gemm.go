@@ -12,12 +12,13 @@ package kernels
 // Fewer rows are dot products with each row of w: dequantized in registers for
 // the formats that have a loop, else once in the cache.
 const (
-	maxDotRows = 3   // with more, packing panels pays off
-	blockK     = 256 // a multiple of columnStep
-	blockOut   = 128 // a multiple of every nr
-	slabPad    = 16  // keeps rows of a slab from falling into the same cache sets
-	slabWidth  = blockK + slabPad
-	dotRows    = 32 // rows of w in one part of a few-row product
+	maxDotRows   = 3   // with more, packing panels pays off
+	maxBatchRows = 8   // as maxDotRows, where rows are multiplied four at a time
+	blockK       = 256 // a multiple of columnStep
+	blockOut     = 128 // a multiple of every nr
+	slabPad      = 16  // keeps rows of a slab from falling into the same cache sets
+	slabWidth    = blockK + slabPad
+	dotRows      = 32 // rows of w in one part of a few-row product
 )
 
 // MatMul sets dst [n, out] to x [n, in] times wᵀ, w [out, in].
@@ -28,11 +29,24 @@ func (c *CPU) MatMul(dst, x *Tensor, w Weight) {
 	mustEqual("MatMul", dst.Rows, x.Rows)
 	if m.integer != nil {
 		c.integer(dst, x, m.integer)
-	} else if x.Rows == 1 || x.Rows <= maxDotRows && (m.loops != nil || m.codes != nil || m.floats != nil) {
+	} else if x.Rows <= m.maxDots() {
 		c.few(dst, x, m)
 	} else {
 		c.tiled(dst, x, m)
 	}
+}
+
+// maxDots is the most rows of x for which dot products are the faster way.
+func (w *weight) maxDots() int {
+	switch {
+	case w.loops != nil && w.loops.batch != nil && w.loops.values == columnStep:
+		return batchRows // two batches unpack twice, which takes these long
+	case w.loops != nil && w.loops.batch != nil:
+		return maxBatchRows
+	case w.loops != nil || w.codes != nil || w.floats != nil:
+		return maxDotRows
+	}
+	return 1
 }
 
 // few multiplies by dot products.
@@ -146,14 +160,16 @@ type dots struct {
 func (t *dots) run(worker, part int) {
 	first := part * dotRows
 	rows := min(dotRows, t.w.rows-first)
-	for i := range t.x.Rows {
-		dst := t.dst.row(i)[first:][:rows]
-		if t.w.fused(dst, t.x.row(i), first) {
+	s := &t.e.scratch[worker]
+	for i := 0; i < t.x.Rows; {
+		if n := t.w.fused(t.dst, t.x, s, i, first, rows); n > 0 {
+			i += n
 			continue
 		}
-		s := &t.e.scratch[worker]
+		dst := t.dst.row(i)[first:][:rows]
 		for r := range rows {
 			dst[r] = t.e.ops.dot(t.x.row(i), t.w.row(s, first+r))
 		}
+		i++
 	}
 }

@@ -16,6 +16,7 @@ import (
 // the stated length is written.
 type ops struct {
 	level string
+	lanes int // of a vector; 0 without assembly
 
 	// The matrix product: tiles of up to mr rows and exactly nr columns.
 	mr, nr int
@@ -48,9 +49,8 @@ type ops struct {
 	divergence func(p, q []float32, lse float32, offset float64) float64
 	// difference adds the difference of y, at least as long, from x to d.
 	difference func(d *Difference, x, y []float32)
-	// pack rounds n times packLanes numbers to types of 16 bits.
-	pack      map[dtype.Type]func(dst *byte, src *float32, n int)
-	packLanes int
+	// pack rounds n vectors of numbers to types of 16 bits.
+	pack map[dtype.Type]func(dst *byte, src *float32, n int)
 	// trials and weighed are the loops of Trials.Errors for trialLanes grids
 	// at a time; 0 without assembly.
 	trials     func(sums, x *float32, n int, scales, lows, highs *float32)
@@ -77,6 +77,8 @@ type ops struct {
 	// formats are the number formats with loops of their own; the others are
 	// dequantized in portable Go.
 	formats map[dtype.Type]*loops
+	// totals sets dst[i] to the sum of partial sums number i, as dots adds them.
+	totals func(dst, sums *float32, n int)
 	// codes are the loops over integer codes, by their bits.
 	codes map[int]*codeLoops
 	// integer are the loops of integer products; nil for portable Go.
@@ -110,7 +112,15 @@ type loops struct {
 	// bytes, for r < rows: the same as dot of x and the dequantized row, to the
 	// last bit.
 	dots func(dst, x *float32, w *byte, n, rows, stride int)
+	// batch adds the products of batchRows rows of x, ldx apart, to partial sums;
+	// nil where there are no registers for them.
+	batch batchDots
 }
+
+// partialSums is how many vectors of partial sums a dot product has.
+const partialSums = 4
+
+type batchDots func(sums, x *float32, w *byte, n, rows, stride, ldx int)
 
 // codeLoops handle the integer codes of [Groups].
 type codeLoops struct {

@@ -3,6 +3,7 @@ package kernels
 // weight is a Weight of the CPU: a matrix and what was found out about it.
 type weight struct {
 	rows, cols int
+	ops        *ops
 	matrix     Matrix         // nil for a copied weight, so that its memory can be freed
 	floats     []float32      // the numbers, if they can be used where they lie
 	dense      *Dense         // the matrix, if it is one of a format with loops
@@ -43,7 +44,7 @@ func (c *CPU) Load(m Matrix) Weight {
 
 // view makes w a weight that reads m where it lies.
 func (c *CPU) view(w *weight, m Matrix) {
-	w.matrix = m
+	w.matrix, w.ops = m, c.ops
 	w.part, _ = m.(columnReader)
 	switch m := m.(type) {
 	case *Dense:
@@ -97,39 +98,52 @@ func (w *weight) columns(s *scratch, dst []float32, r, from int) {
 	}
 }
 
-// fused sets dst[r] to the dot product of x and row first+r, without the
-// numbers of the row leaving registers, and reports whether that can be done.
-func (w *weight) fused(dst, x []float32, first int) bool {
+// fused sets columns [first, first+n) of dst to the dot products of rows from
+// i on of x and n rows of the weight, without the numbers of these leaving
+// registers, and returns how many rows of x that were; 0 where it cannot be done.
+func (w *weight) fused(dst, x *Tensor, s *scratch, i, first, n int) int {
 	switch {
 	case w.loops != nil:
-		w.fusedDense(dst, x, first)
-		return true
-	case w.codes != nil && w.codes.bits == w.groups.Bits:
-		return w.fusedCodes(dst, x, first)
+		return w.fusedDense(dst, x, s, i, first, n)
+	case w.codes != nil && w.codes.bits == w.groups.Bits && w.fusedCodes(dst.row(i)[first:][:n], x.row(i), first):
+		return 1
 	}
-	return false
+	return 0
 }
 
-func (w *weight) fusedDense(dst, x []float32, first int) {
-	n := w.cols / w.loops.values
-	if n > 0 {
-		src := w.dense.bytes(first, 0, w.cols)
-		stride := len(src)
-		_ = w.dense.Data[(first+len(dst))*stride-1]
-		w.loops.dots(&dst[0], &x[0], &src[0], n, len(dst), stride)
-	} else {
-		clear(dst)
+func (w *weight) fusedDense(dst, x *Tensor, s *scratch, i, first, n int) int {
+	batch := 1
+	if w.loops.batch != nil && x.Rows-i >= batchRows {
+		batch = batchRows
 	}
-	at := n * w.loops.values
+	to := dst.Data[i*dst.Cols+first:]
+	_ = to[(batch-1)*dst.Cols+n-1]
+	src, stride := w.dense.bytes(first, 0, w.cols), len(w.dense.Data)/w.rows
+	_ = w.dense.Data[(first+n)*stride-1]
+	units := w.cols / w.loops.values
+	switch {
+	case units == 0:
+		for b := range batch {
+			clear(to[b*dst.Cols:][:n])
+		}
+	case batch > 1:
+		w.batchDense(to, dst.Cols, x.Data[i*x.Cols:][:batch*x.Cols], s, src, n)
+	default:
+		w.loops.dots(&to[0], &x.row(i)[0], &src[0], units, n, stride)
+	}
+	at := units * w.loops.values
 	if at == w.cols {
-		return
+		return batch
 	}
 	var buf [32]float32 // only scalar types have a rest, shorter than a vector
 	rest := buf[:w.cols-at]
-	for r := range dst {
+	for r := range n {
 		w.dense.columns(rest, first+r, at)
-		dst[r] += dotPortable(x[at:], rest)
+		for b := range batch {
+			to[b*dst.Cols+r] += dotPortable(x.row(i + b)[at:], rest)
+		}
 	}
+	return batch
 }
 
 // symmetric holds the zero point of codes of each width.

@@ -41,6 +41,12 @@ func (g *gen) blocks() {
 			g.unpack(f)
 		}
 		g.dots(f)
+		if g.wide() && f.name != "F32" { // which needs no unpacking
+			g.dotsBatch(f)
+		}
+	}
+	if g.wide() {
+		g.totals()
 	}
 }
 
@@ -63,77 +69,168 @@ func (g *gen) unpack(f format) {
 // depend on the format that holds the numbers.
 const sums = 4
 
+// batch is how many rows of x dot products take at once, where there are
+// registers for their sums: weights are unpacked once for all of them.
+const batch = 4
+
 // dots multiplies rows with a vector.
 func (g *gen) dots(f format) {
 	g.begin("dots"+f.name, "func(dst, x *float32, w *byte, n, rows, stride int)",
 		fmt.Sprintf("sets dst[r] to the dot product of x and n times %d numbers", f.values),
 		fmt.Sprintf("of type %s at w + r*stride, for r < rows.", f.name))
-	dst, x, w := g.arg("dst"), g.arg("x"), g.arg("w")
-	n, rows, stride := g.arg("n"), g.arg("rows"), g.arg("stride")
+	dst, w, rows := g.arg("dst"), g.arg("w"), g.arg("rows")
 	emit := f.prepare(g)
-	vectors := f.values / g.lanes
-	unroll := max(1, sums/vectors)
-	acc := g.vecs(sums)
-	at, from, left := g.GP64(), g.GP64(), g.GP64()
-	unit := func(u int) {
-		emit(at, u*f.bytes, func(i int, v reg.VecVirtual) {
-			i += u * vectors
-			g.VFMADD231PS(g.at(from, i), v, acc[i%sums])
-		})
-	}
+	acc := g.partialSums(1)
 	g.count("rows", rows, func() {
 		for _, v := range acc {
-			g.zero(v)
+			g.VXORPS(v, v, v)
 		}
-		g.MOVQ(w, at)
-		g.MOVQ(x, from)
-		g.MOVQ(n, left)
-		if unroll > 1 {
-			g.SUBQ(operand.Imm(uint64(unroll)), left)
-			g.JLT(operand.LabelRef("rest"))
-			g.Label("units")
-			g.prefetch(f, at, unroll)
-			for u := range unroll {
-				unit(u)
-			}
-			g.move(at, unroll*f.bytes)
-			g.move(from, unroll*f.values*4)
-			g.SUBQ(operand.Imm(uint64(unroll)), left)
-			g.JGE(operand.LabelRef("units"))
-			g.Label("rest")
-			g.move(left, unroll)
-			for u := range unroll - 1 {
-				g.JZ(operand.LabelRef("sum"))
-				unit(u)
-				g.DECQ(left)
-			}
-			g.Label("sum")
-		} else {
-			g.count("units", left, func() {
-				g.prefetch(f, at, 1)
-				unit(0)
-				g.move(at, f.bytes)
-				g.move(from, f.values*4)
-			})
-		}
-		g.VADDPS(acc[1], acc[0], acc[0])
-		g.VADDPS(acc[3], acc[2], acc[2])
-		g.VADDPS(acc[2], acc[0], acc[0])
-		g.VMOVSS(g.fold(acc[0], g.VADDPS), operand.Mem{Base: dst})
+		g.dotRow(f, emit, w, nil, acc, f.ahead())
+		g.VMOVSS(g.partialTotal(acc), operand.Mem{Base: dst})
 		g.move(dst, 4)
-		g.ADDQ(stride, w)
+		g.addParam("stride", w)
 	})
 	g.end()
 }
 
+// dotsBatch multiplies rows with a batch of vectors, by a part of their columns.
+func (g *gen) dotsBatch(f format) {
+	g.begin("batch"+f.name, "func(sums, x *float32, w *byte, n, rows, stride, ldx int)",
+		fmt.Sprintf("adds to sums [rows, %d, %d] vectors the products of x[i*ldx:], i < %d,", batch, sums, batch),
+		fmt.Sprintf("and n times %d numbers of type %s at w + r*stride, for r < rows.", f.values, f.name))
+	to, w, rows, ldx := g.arg("sums"), g.arg("w"), g.arg("rows"), g.arg("ldx")
+	g.SHLQ(operand.Imm(2), ldx)
+	emit := f.prepare(g)
+	acc := g.partialSums(batch)
+	g.count("rows", rows, func() {
+		for i, v := range acc {
+			g.VMOVUPS(g.at(to, i), v)
+		}
+		g.dotRow(f, emit, w, ldx, acc, batchNumbers/batch/f.values*f.bytes)
+		for i, v := range acc {
+			g.VMOVUPS(v, g.at(to, i))
+		}
+		g.move(to, len(acc)*g.bytes())
+		g.addParam("stride", w)
+	})
+	g.end()
+}
+
+// addParam adds an argument, which is loaded when it is needed: formats take
+// many registers.
+func (g *gen) addParam(name string, to reg.GPVirtual) {
+	v := g.GP64()
+	g.Load(g.Param(name), v)
+	g.ADDQ(v, to)
+}
+
+// dotRow adds the products of the row at w and rows of x to their sums, and asks
+// for what comes ahead bytes later.
+func (g *gen) dotRow(f format, emit unpacker, w, ldx reg.GPVirtual, acc []reg.VecPhysical, ahead int) {
+	vectors := f.values / g.lanes
+	unroll := max(1, sums/vectors)
+	at, from, left := g.GP64(), g.GP64(), g.GP64()
+	g.MOVQ(w, at)
+	g.Load(g.Param("x"), from)
+	g.Load(g.Param("n"), left)
+	x, pointers := g.rowPointers(from, ldx, len(acc)/sums)
+	unit := func(u int) {
+		emit(at, u*f.bytes, func(i int, v reg.VecVirtual) {
+			i += u * vectors
+			for r, m := range x {
+				g.VFMADD231PS(m.Offset(i*g.bytes()), v, acc[r*sums+i%sums])
+			}
+		})
+	}
+	advance := func(units int) {
+		g.move(at, units*f.bytes)
+		for _, p := range pointers {
+			g.move(p, units*f.values*4)
+		}
+	}
+	if unroll == 1 {
+		g.count("units", left, func() {
+			g.prefetch(f, at, 1, ahead)
+			unit(0)
+			advance(1)
+		})
+		return
+	}
+	g.SUBQ(operand.Imm(uint64(unroll)), left)
+	g.JLT(operand.LabelRef("rest"))
+	g.Label("units")
+	g.prefetch(f, at, unroll, ahead)
+	for u := range unroll {
+		unit(u)
+	}
+	advance(unroll)
+	g.SUBQ(operand.Imm(uint64(unroll)), left)
+	g.JGE(operand.LabelRef("units"))
+	g.Label("rest")
+	g.move(left, unroll)
+	for u := range unroll - 1 {
+		g.JZ(operand.LabelRef("sum"))
+		unit(u)
+		g.DECQ(left)
+	}
+	g.Label("sum")
+}
+
+// partialSums are the registers of sums for some rows. AVX-512 has them at
+// the end, since many instructions that unpack know only the first 16.
+func (g *gen) partialSums(rows int) (acc []reg.VecPhysical) {
+	last := []reg.VecPhysical{reg.Y0, reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6, reg.Y7}
+	if g.wide() {
+		last = []reg.VecPhysical{reg.Z16, reg.Z17, reg.Z18, reg.Z19, reg.Z20, reg.Z21, reg.Z22, reg.Z23,
+			reg.Z24, reg.Z25, reg.Z26, reg.Z27, reg.Z28, reg.Z29, reg.Z30, reg.Z31}
+	}
+	return last[:rows*sums]
+}
+
+// partialTotal adds up the partial sums of one row.
+func (g *gen) partialTotal(s []reg.VecPhysical) reg.Register {
+	sum := g.vec()
+	g.VADDPS(s[1], s[0], sum)
+	g.VADDPS(s[3], s[2], s[2])
+	g.VADDPS(s[2], sum, sum)
+	return g.fold(sum, g.VADDPS)
+}
+
+// totals adds up the partial sums that dotsBatch leaves.
+func (g *gen) totals() {
+	g.begin("totals", "func(dst, sums *float32, n int)",
+		fmt.Sprintf("sets dst[i] to the sum of the %d vectors at sums + i times as many, for i < n.", sums))
+	dst, from, n := g.arg("dst"), g.arg("sums"), g.arg("n")
+	s := g.partialSums(1)
+	g.count("loop", n, func() {
+		for i, v := range s {
+			g.VMOVUPS(g.at(from, i), v)
+		}
+		g.VMOVSS(g.partialTotal(s), operand.Mem{Base: dst})
+		g.move(dst, 4)
+		g.move(from, len(s)*g.bytes())
+	})
+	g.end()
+}
+
+// batchNumbers is what one call takes of the rows of x in a batch; see batch.go
+// in package kernels. The next call's part of a row is asked for meanwhile: calls
+// go through a part of many rows, which no prefetching of the machine's follows.
+const batchNumbers = 4096
+
 // ahead is how far before they are used weights are asked for. The machine's own
-// prefetching stops at the end of each page of 4096 bytes, and begins anew.
-const ahead = 2048
+// prefetching stops at the end of each page of 4096 bytes, and begins anew. Types
+// of 8 bits and more are read so fast that asking would be in the way.
+func (f format) ahead() int {
+	if f.bytes >= f.values {
+		return 0
+	}
+	return 2048
+}
 
 // prefetch asks for the units that come ahead bytes after those at a pointer.
-// Types of 8 bits and more are read so fast that it would be in the way.
-func (g *gen) prefetch(f format, at reg.GPVirtual, units int) {
-	if f.bytes >= f.values {
+func (g *gen) prefetch(f format, at reg.GPVirtual, units, ahead int) {
+	if ahead == 0 {
 		return
 	}
 	for i := 0; i < units*f.bytes; i += 64 {
