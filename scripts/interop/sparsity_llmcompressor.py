@@ -33,25 +33,25 @@ METHODS = ["magnitude", "wanda", "sparsegpt"]
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
-def read_windows(folder, text):
-    """Token ids of the first windows, and how much of the text they take."""
+def read_windows(folder, text, samples=SAMPLES):
+    """Token ids of the first windows, and how many of each are of the text."""
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) < SAMPLES * CONTEXT:
-        raise SystemExit(f"the calibration text has {len(ids)} tokens, {SAMPLES * CONTEXT} are needed")
+    if len(ids) < samples * CONTEXT:
+        raise SystemExit(f"the calibration text has {len(ids)} tokens, {samples * CONTEXT} are needed")
     bos = tokenizer("")["input_ids"][:1]
     body = CONTEXT - len(bos)
-    return tokenizer, [bos + ids[i * body:][:body] for i in range(SAMPLES)], body
+    return tokenizer, [bos + ids[i * body:][:body] for i in range(samples)], body
 
 
-def shorten(tokenizer, text, body):
+def shorten(tokenizer, text, body, samples=SAMPLES):
     """The beginning of the text that has that many windows and no more."""
     low, high = 0, len(text)
     while high - low > 1:
         middle = (low + high) // 2
         count = len(tokenizer(text[:middle], add_special_tokens=False)["input_ids"])
-        low, high = (middle, high) if count < SAMPLES * body + body // 2 else (low, middle)
+        low, high = (middle, high) if count < samples * body + body // 2 else (low, middle)
     return text[:low]
 
 
