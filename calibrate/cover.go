@@ -22,7 +22,7 @@ func (in *Inputs) Uncovered() string {
 // inputs are like: none, or fewer than a Hessian has rows.
 func (g *gatherer) few(all int) bool {
 	return g.to.Expert != model.NoExpert && g.bad == nil && g.tokens < all &&
-		(g.tokens == 0 || g.hessian != nil && g.tokens < len(g.squares))
+		(g.tokens == 0 || g.hessian != nil && g.tokens < len(g.moments.Squares))
 }
 
 // cover gathers again the inputs of experts that were sent too few tokens: all

@@ -14,9 +14,7 @@ type gatherer struct {
 	to      model.Input
 	routed  int // tokens that the router sent to the expert, if all were taken instead
 	tokens  int
-	squares []float64       // [in]
-	abs     []float64       // [in]
-	largest []float32       // [in]
+	moments *kernels.Moments
 	hessian *kernels.Tensor // [in, in], on and above the diagonal; or nil
 	first   float64         // Options.FirstToken, where it applies
 	bad     error           // the first number that is not finite
@@ -40,7 +38,7 @@ func addBytes(rows, in int, hessian bool) int64 {
 }
 
 func newGatherer(dev kernels.Device, to model.Input, in int, hessian bool) *gatherer {
-	g := &gatherer{dev: dev, to: to, routed: -1, squares: make([]float64, in), abs: make([]float64, in), largest: make([]float32, in)}
+	g := &gatherer{dev: dev, to: to, routed: -1, moments: kernels.NewMoments(in)}
 	if hessian {
 		g.hessian = dev.NewTensor(in, in)
 	}
@@ -54,14 +52,12 @@ func (g *gatherer) add(x *kernels.Tensor) {
 	}
 	values := read(g.dev, x)
 	for r := range x.Rows {
-		for c, v := range values[r*x.Cols:][:x.Cols] {
-			if v-v != 0 {
-				g.bad = fault.Invalid("the activation of token %d, channel %d is %v, where a finite number is needed", g.tokens+r, c, v)
-				return
-			}
-			g.squares[c] += float64(v) * float64(v)
-			g.abs[c] += math.Abs(float64(v))
-			g.largest[c] = max(g.largest[c], v, -v)
+		g.moments.Add(values[r*x.Cols:][:x.Cols])
+	}
+	for _, sum := range g.moments.Squares {
+		if sum-sum != 0 {
+			g.bad = notFinite(values, x.Cols, g.tokens)
+			return
 		}
 	}
 	g.tokens += x.Rows
@@ -69,6 +65,17 @@ func (g *gatherer) add(x *kernels.Tensor) {
 		g.dev.AddGram(g.hessian, x)
 		g.addFirst(values[:x.Cols], x.Rows)
 	}
+}
+
+// notFinite is the error of the first number of some rows that is not finite;
+// token is that of the first row.
+func notFinite(values []float32, cols, token int) error {
+	for i, v := range values {
+		if v-v != 0 {
+			return fault.Invalid("the activation of token %d, channel %d is %v, where a finite number is needed", token+i/cols, i%cols, v)
+		}
+	}
+	return nil
 }
 
 // addFirst makes the first of a window's rows count as a share of them more.
@@ -103,16 +110,17 @@ func (g *gatherer) inputs() (*Inputs, error) {
 	if g.bad != nil {
 		return nil, g.bad
 	}
-	in := &Inputs{Expert: g.to.Expert, Routed: g.tokens, Tokens: g.tokens, MeanSquare: make([]float32, len(g.squares)), MeanAbs: make([]float32, len(g.squares)), MaxAbs: g.largest}
+	n := len(g.moments.Squares)
+	in := &Inputs{Expert: g.to.Expert, Routed: g.tokens, Tokens: g.tokens, MeanSquare: make([]float32, n), MeanAbs: make([]float32, n), MaxAbs: g.moments.Largest}
 	if g.routed >= 0 {
 		in.Routed = g.routed
 	}
-	for c, sum := range g.squares {
+	for c, sum := range g.moments.Squares {
 		if sum > math.MaxFloat32 {
 			return nil, fault.Invalid("the activations of channel %d are too large to be squared", c)
 		}
 		in.MeanSquare[c] = float32(sum / float64(g.tokens))
-		in.MeanAbs[c] = float32(g.abs[c] / float64(g.tokens))
+		in.MeanAbs[c] = float32(g.moments.Sums[c] / float64(g.tokens))
 	}
 	if h := g.hessian; h != nil {
 		g.hessian = nil

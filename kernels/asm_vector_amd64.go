@@ -90,6 +90,12 @@ func divergenceAVX2(p *float32, q *float32, n int, lse float32, offset float64) 
 //go:noescape
 func differenceAVX2(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
 
+// momentsAVX2 adds x*x to squares and |x| to sums, in float64, and sets largest to |x| where
+// that is larger.
+//
+//go:noescape
+func momentsAVX2(squares *float64, sums *float64, largest *float32, x *float32, n int)
+
 // trialErrorsAVX2 sets a vector of sums to the squared errors of n numbers on as many grids.
 //
 //go:noescape
@@ -195,6 +201,12 @@ func divergenceAVX512(p *float32, q *float32, n int, lse float32, offset float64
 //
 //go:noescape
 func differenceAVX512(x *float32, y *float32, n int, sums *float64) (zerosX int, zerosY int)
+
+// momentsAVX512 adds x*x to squares and |x| to sums, in float64, and sets largest to |x| where
+// that is larger.
+//
+//go:noescape
+func momentsAVX512(squares *float64, sums *float64, largest *float32, x *float32, n int)
 
 // trialErrorsAVX512 sets a vector of sums to the squared errors of n numbers on as many grids.
 //

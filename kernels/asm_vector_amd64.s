@@ -868,6 +868,51 @@ DATA magnitude64<>+0(SB)/4, $0xffffffff
 DATA magnitude64<>+4(SB)/4, $0x7fffffff
 GLOBL magnitude64<>(SB), RODATA|NOPTR, $8
 
+// func momentsAVX2(squares *float64, sums *float64, largest *float32, x *float32, n int)
+// Requires: AVX, FMA3
+TEXT ·momentsAVX2(SB), NOSPLIT, $0-40
+	MOVQ         squares+0(FP), AX
+	MOVQ         sums+8(FP), CX
+	MOVQ         largest+16(FP), DX
+	MOVQ         x+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS word7fffffff<>+0(SB), Y0
+	VBROADCASTSD magnitude64<>+0(SB), Y1
+	TESTQ        SI, SI
+	JZ           loopdone
+
+loop:
+	VANDPS      (BX), Y0, Y2
+	VMAXPS      (DX), Y2, Y2
+	VMOVUPS     Y2, (DX)
+	VCVTPS2PD   (BX), Y2
+	VMOVUPD     (AX), Y3
+	VFMADD231PD Y2, Y2, Y3
+	VMOVUPD     Y3, (AX)
+	VANDPD      Y1, Y2, Y2
+	VADDPD      (CX), Y2, Y2
+	VMOVUPD     Y2, (CX)
+	VCVTPS2PD   16(BX), Y2
+	VMOVUPD     32(AX), Y3
+	VFMADD231PD Y2, Y2, Y3
+	VMOVUPD     Y3, 32(AX)
+	VANDPD      Y1, Y2, Y2
+	VADDPD      32(CX), Y2, Y2
+	VMOVUPD     Y2, 32(CX)
+	ADDQ        $0x00000020, DX
+	ADDQ        $0x00000020, BX
+	ADDQ        $0x00000040, AX
+	ADDQ        $0x00000040, CX
+	DECQ        SI
+	JNZ         loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+DATA word7fffffff<>+0(SB)/4, $0x7fffffff
+GLOBL word7fffffff<>(SB), RODATA|NOPTR, $4
+
 // func trialErrorsAVX2(sums *float32, x *float32, n int, scales *float32, lows *float32, highs *float32)
 // Requires: AVX
 TEXT ·trialErrorsAVX2(SB), NOSPLIT, $0-48
@@ -1738,6 +1783,48 @@ loopdone:
 	VMAXSD        X0, X4, X4
 	VMAXSD        16(AX), X4, X4
 	VMOVSD        X4, 16(AX)
+	VZEROUPPER
+	RET
+
+// func momentsAVX512(squares *float64, sums *float64, largest *float32, x *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·momentsAVX512(SB), NOSPLIT, $0-40
+	MOVQ         squares+0(FP), AX
+	MOVQ         sums+8(FP), CX
+	MOVQ         largest+16(FP), DX
+	MOVQ         x+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS word7fffffff<>+0(SB), Z0
+	VBROADCASTSD magnitude64<>+0(SB), Z1
+	TESTQ        SI, SI
+	JZ           loopdone
+
+loop:
+	VANDPS      (BX), Z0, Z2
+	VMAXPS      (DX), Z2, Z2
+	VMOVUPS     Z2, (DX)
+	VCVTPS2PD   (BX), Z2
+	VMOVUPD     (AX), Z3
+	VFMADD231PD Z2, Z2, Z3
+	VMOVUPD     Z3, (AX)
+	VANDPD      Z1, Z2, Z2
+	VADDPD      (CX), Z2, Z2
+	VMOVUPD     Z2, (CX)
+	VCVTPS2PD   32(BX), Z2
+	VMOVUPD     64(AX), Z3
+	VFMADD231PD Z2, Z2, Z3
+	VMOVUPD     Z3, 64(AX)
+	VANDPD      Z1, Z2, Z2
+	VADDPD      64(CX), Z2, Z2
+	VMOVUPD     Z2, 64(CX)
+	ADDQ        $0x00000040, DX
+	ADDQ        $0x00000040, BX
+	ADDQ        $0x00000080, AX
+	ADDQ        $0x00000080, CX
+	DECQ        SI
+	JNZ         loop
+
+loopdone:
 	VZEROUPPER
 	RET
 

@@ -49,6 +49,8 @@ type ops struct {
 	divergence func(p, q []float32, lse float32, offset float64) float64
 	// difference adds the difference of y, at least as long, from x to d.
 	difference func(d *Difference, x, y []float32)
+	// moments adds a row x to the moments of its columns.
+	moments func(m *Moments, x []float32)
 	// pack rounds n vectors of numbers to types of 16 bits.
 	pack map[dtype.Type]func(dst *byte, src *float32, n int)
 	// trials and weighed are the loops of Trials.Errors for trialLanes grids

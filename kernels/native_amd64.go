@@ -203,6 +203,17 @@ func pairRotation(lanes int, kernel func(x, cos, sin *float32, n int)) func(x, c
 	}
 }
 
+func moments(lanes int, kernel func(squares, sums *float64, largest, x *float32, n int)) func(m *Moments, x []float32) {
+	return func(m *Moments, x []float32) {
+		n := len(x) / lanes
+		if n > 0 {
+			kernel(&m.Squares[0], &m.Sums[0], &m.Largest[0], &x[0], n)
+		}
+		tail := m.from(n * lanes)
+		momentsPortable(&tail, x[n*lanes:])
+	}
+}
+
 func differences(lanes int, kernel func(x, y *float32, n int, sums *float64) (zerosX, zerosY int)) func(d *Difference, x, y []float32) {
 	return func(d *Difference, x, y []float32) {
 		y = y[:len(x)]

@@ -19,6 +19,7 @@ var portable = ops{
 	sumExp:      sumExpPortable,
 	divergence:  divergencePortable,
 	difference:  differencePortable,
+	moments:     momentsPortable,
 	gate:        [numActivations]gateFunc{siluPortable, geluTanhPortable, geluPortable, reluPortable},
 	gateGrad:    [numActivations]gateGradFunc{siluGradPortable, geluTanhGradPortable, geluGradPortable, reluGradPortable},
 	softmaxGrad: softmaxGradPortable,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"llmc/dtype"
@@ -87,4 +88,34 @@ func BenchmarkEncode(b *testing.B) {
 			})
 		}
 	}
+}
+
+// TestMoments compares every level with the portable one, bit for bit, in rows
+// of all lengths: sums in float64 are added in the same order.
+func TestMoments(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		r := rand.New(rand.NewPCG(4, 4))
+		for n := range 100 {
+			got, want := NewMoments(n), NewMoments(n)
+			for range 5 {
+				x := randoms(r, n)
+				o.moments(got, x)
+				momentsPortable(want, x)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("%d columns: got %+v, want %+v", n, got, want)
+			}
+			for c := range n {
+				for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(-1))} {
+					x, m := randoms(r, n), NewMoments(n)
+					x[c] = bad
+					o.moments(m, x)
+					o.moments(m, randoms(r, n))
+					if s := m.Squares[c]; s-s == 0 {
+						t.Fatalf("%v in column %d of %d gives the square %v", bad, c, n, s)
+					}
+				}
+			}
+		}
+	})
 }

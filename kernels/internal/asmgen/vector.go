@@ -27,6 +27,7 @@ func (g *gen) vectors() {
 	g.rotatePairs()
 	g.divergence()
 	g.differences()
+	g.moments()
 	g.trials()
 }
 
@@ -467,6 +468,35 @@ func (g *gen) differences() {
 	g.VMAXSD(h, most.AsX(), most.AsX())
 	g.VMAXSD(mem(sums, 16), most.AsX(), most.AsX())
 	g.VMOVSD(most.AsX(), mem(sums, 16))
+	g.end()
+}
+
+func (g *gen) moments() {
+	g.begin("moments", "func(squares, sums *float64, largest, x *float32, n int)",
+		"adds x*x to squares and |x| to sums, in float64, and sets largest to |x| where",
+		"that is larger.")
+	squares, sums, largest, x, n := g.arg("squares"), g.arg("sums"), g.arg("largest"), g.arg("x"), g.arg("n")
+	mask, mask64 := g.bits(0x7fffffff), g.vec()
+	g.VBROADCASTSD(g.table("magnitude64", 0xffffffff, 0x7fffffff), mask64)
+	g.count("loop", n, func() {
+		v := g.vec()
+		g.VANDPS(g.at(x, 0), mask, v)
+		g.VMAXPS(g.at(largest, 0), v, v)
+		g.VMOVUPS(v, g.at(largest, 0))
+		for i, half := range []int{0, g.bytes() / 2} {
+			a, s := g.vec(), g.vec()
+			g.VCVTPS2PD(mem(x, half), a)
+			g.VMOVUPD(g.at(squares, i), s)
+			g.VFMADD231PD(a, a, s)
+			g.VMOVUPD(s, g.at(squares, i))
+			g.VANDPD(mask64, a, a)
+			g.VADDPD(g.at(sums, i), a, a)
+			g.VMOVUPD(a, g.at(sums, i))
+		}
+		g.next(largest, x)
+		g.move(squares, 2*g.bytes())
+		g.move(sums, 2*g.bytes())
+	})
 	g.end()
 }
 
