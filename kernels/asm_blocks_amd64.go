@@ -32,6 +32,28 @@ func unpackBF16AVX2(dst *float32, src *byte, n int)
 //go:noescape
 func dotsBF16AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
 
+// unpackF8E4M3AVX2 sets dst to n times 8 numbers of type F8E4M3.
+//
+//go:noescape
+func unpackF8E4M3AVX2(dst *float32, src *byte, n int)
+
+// dotsF8E4M3AVX2 sets dst[r] to the dot product of x and n times 8 numbers
+// of type F8E4M3 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsF8E4M3AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// unpackF8E5M2AVX2 sets dst to n times 8 numbers of type F8E5M2.
+//
+//go:noescape
+func unpackF8E5M2AVX2(dst *float32, src *byte, n int)
+
+// dotsF8E5M2AVX2 sets dst[r] to the dot product of x and n times 8 numbers
+// of type F8E5M2 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsF8E5M2AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
 // unpackQ8_0AVX2 sets dst to n times 32 numbers of type Q8_0.
 //
 //go:noescape
@@ -192,6 +214,40 @@ func dotsBF16AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride i
 //
 //go:noescape
 func batchBF16AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
+// unpackF8E4M3AVX512 sets dst to n times 16 numbers of type F8E4M3.
+//
+//go:noescape
+func unpackF8E4M3AVX512(dst *float32, src *byte, n int)
+
+// dotsF8E4M3AVX512 sets dst[r] to the dot product of x and n times 16 numbers
+// of type F8E4M3 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsF8E4M3AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchF8E4M3AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 16 numbers of type F8E4M3 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchF8E4M3AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+
+// unpackF8E5M2AVX512 sets dst to n times 16 numbers of type F8E5M2.
+//
+//go:noescape
+func unpackF8E5M2AVX512(dst *float32, src *byte, n int)
+
+// dotsF8E5M2AVX512 sets dst[r] to the dot product of x and n times 16 numbers
+// of type F8E5M2 at w + r*stride, for r < rows.
+//
+//go:noescape
+func dotsF8E5M2AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+
+// batchF8E5M2AVX512 adds to sums [rows, 4, 4] vectors the products of x[i*ldx:], i < 4,
+// and n times 16 numbers of type F8E5M2 at w + r*stride, for r < rows.
+//
+//go:noescape
+func batchF8E5M2AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
 
 // unpackQ8_0AVX512 sets dst to n times 32 numbers of type Q8_0.
 //

@@ -264,6 +264,285 @@ rowsdone:
 	VZEROUPPER
 	RET
 
+// func unpackF8E4M3AVX2(dst *float32, src *byte, n int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackF8E4M3AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS word43800000<>+0(SB), Y1
+	VBROADCASTSS word7fffffff<>+0(SB), Y2
+	VBROADCASTSS wordbf80bf80<>+0(SB), X0
+	VBROADCASTSS word43f00000<>+0(SB), Y3
+	VBROADCASTSS word7fc00000<>+0(SB), Y4
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VPMOVSXBW (CX), X5
+	VPSLLW    $0x07, X5, X5
+	VPAND     X0, X5, X5
+	VCVTPH2PS X5, Y5
+	VMULPS    Y1, Y5, Y5
+	VPAND     Y5, Y2, Y6
+	VCMPPS    $0x00, Y3, Y6, Y6
+	VBLENDVPS Y6, Y4, Y5, Y5
+	VMOVUPS   Y5, (AX)
+	ADDQ      $0x00000008, CX
+	ADDQ      $0x00000020, AX
+	DECQ      DX
+	JNZ       loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+DATA word43800000<>+0(SB)/4, $0x43800000
+GLOBL word43800000<>(SB), RODATA|NOPTR, $4
+
+DATA word7fffffff<>+0(SB)/4, $0x7fffffff
+GLOBL word7fffffff<>(SB), RODATA|NOPTR, $4
+
+DATA wordbf80bf80<>+0(SB)/4, $0xbf80bf80
+GLOBL wordbf80bf80<>(SB), RODATA|NOPTR, $4
+
+DATA word43f00000<>+0(SB)/4, $0x43f00000
+GLOBL word43f00000<>(SB), RODATA|NOPTR, $4
+
+DATA word7fc00000<>+0(SB)/4, $0x7fc00000
+GLOBL word7fc00000<>(SB), RODATA|NOPTR, $4
+
+// func dotsF8E4M3AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·dotsF8E4M3AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word43800000<>+0(SB), Y5
+	VBROADCASTSS word7fffffff<>+0(SB), Y6
+	VBROADCASTSS wordbf80bf80<>+0(SB), X4
+	VBROADCASTSS word43f00000<>+0(SB), Y7
+	VBROADCASTSS word7fc00000<>+0(SB), Y8
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
+	JLT    rest
+
+units:
+	VPMOVSXBW   (BX), X9
+	VPSLLW      $0x07, X9, X9
+	VPAND       X4, X9, X9
+	VCVTPH2PS   X9, Y9
+	VMULPS      Y5, Y9, Y9
+	VPAND       Y9, Y6, Y10
+	VCMPPS      $0x00, Y7, Y10, Y10
+	VBLENDVPS   Y10, Y8, Y9, Y9
+	VFMADD231PS (SI), Y9, Y0
+	VPMOVSXBW   8(BX), X9
+	VPSLLW      $0x07, X9, X9
+	VPAND       X4, X9, X9
+	VCVTPH2PS   X9, Y9
+	VMULPS      Y5, Y9, Y9
+	VPAND       Y9, Y6, Y10
+	VCMPPS      $0x00, Y7, Y10, Y10
+	VBLENDVPS   Y10, Y8, Y9, Y9
+	VFMADD231PS 32(SI), Y9, Y1
+	VPMOVSXBW   16(BX), X9
+	VPSLLW      $0x07, X9, X9
+	VPAND       X4, X9, X9
+	VCVTPH2PS   X9, Y9
+	VMULPS      Y5, Y9, Y9
+	VPAND       Y9, Y6, Y10
+	VCMPPS      $0x00, Y7, Y10, Y10
+	VBLENDVPS   Y10, Y8, Y9, Y9
+	VFMADD231PS 64(SI), Y9, Y2
+	VPMOVSXBW   24(BX), X9
+	VPSLLW      $0x07, X9, X9
+	VPAND       X4, X9, X9
+	VCVTPH2PS   X9, Y9
+	VMULPS      Y5, Y9, Y9
+	VPAND       Y9, Y6, Y10
+	VCMPPS      $0x00, Y7, Y10, Y10
+	VBLENDVPS   Y10, Y8, Y9, Y9
+	VFMADD231PS 96(SI), Y9, Y3
+	ADDQ        $0x00000020, BX
+	ADDQ        $0x00000080, SI
+	SUBQ        $0x04, DI
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, DI
+	JZ          sum
+	VPMOVSXBW   (BX), X9
+	VPSLLW      $0x07, X9, X9
+	VPAND       X4, X9, X9
+	VCVTPH2PS   X9, Y9
+	VMULPS      Y5, Y9, Y9
+	VPAND       Y9, Y6, Y10
+	VCMPPS      $0x00, Y7, Y10, Y10
+	VBLENDVPS   Y10, Y8, Y9, Y9
+	VFMADD231PS (SI), Y9, Y0
+	DECQ        DI
+	JZ          sum
+	VPMOVSXBW   8(BX), X9
+	VPSLLW      $0x07, X9, X9
+	VPAND       X4, X9, X9
+	VCVTPH2PS   X9, Y9
+	VMULPS      Y5, Y9, Y9
+	VPAND       Y9, Y6, Y10
+	VCMPPS      $0x00, Y7, Y10, Y10
+	VBLENDVPS   Y10, Y8, Y9, Y9
+	VFMADD231PS 32(SI), Y9, Y1
+	DECQ        DI
+	JZ          sum
+	VPMOVSXBW   16(BX), X9
+	VPSLLW      $0x07, X9, X9
+	VPAND       X4, X9, X9
+	VCVTPH2PS   X9, Y9
+	VMULPS      Y5, Y9, Y9
+	VPAND       Y9, Y6, Y10
+	VCMPPS      $0x00, Y7, Y10, Y10
+	VBLENDVPS   Y10, Y8, Y9, Y9
+	VFMADD231PS 64(SI), Y9, Y2
+	DECQ        DI
+
+sum:
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
+	ADDQ         $0x00000004, AX
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
+	JNZ          rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func unpackF8E5M2AVX2(dst *float32, src *byte, n int)
+// Requires: AVX, F16C
+TEXT ·unpackF8E5M2AVX2(SB), NOSPLIT, $0-24
+	MOVQ  dst+0(FP), AX
+	MOVQ  src+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    loopdone
+
+loop:
+	VPMOVZXBW (CX), X0
+	VPSLLW    $0x08, X0, X0
+	VCVTPH2PS X0, Y0
+	VMOVUPS   Y0, (AX)
+	ADDQ      $0x00000008, CX
+	ADDQ      $0x00000020, AX
+	DECQ      DX
+	JNZ       loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func dotsF8E5M2AVX2(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+// Requires: AVX, F16C, FMA3
+TEXT ·dotsF8E5M2AVX2(SB), NOSPLIT, $0-48
+	MOVQ  dst+0(FP), AX
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
+	JZ    rowsdone
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
+	JLT    rest
+
+units:
+	VPMOVZXBW   (BX), X4
+	VPSLLW      $0x08, X4, X4
+	VCVTPH2PS   X4, Y4
+	VFMADD231PS (SI), Y4, Y0
+	VPMOVZXBW   8(BX), X4
+	VPSLLW      $0x08, X4, X4
+	VCVTPH2PS   X4, Y4
+	VFMADD231PS 32(SI), Y4, Y1
+	VPMOVZXBW   16(BX), X4
+	VPSLLW      $0x08, X4, X4
+	VCVTPH2PS   X4, Y4
+	VFMADD231PS 64(SI), Y4, Y2
+	VPMOVZXBW   24(BX), X4
+	VPSLLW      $0x08, X4, X4
+	VCVTPH2PS   X4, Y4
+	VFMADD231PS 96(SI), Y4, Y3
+	ADDQ        $0x00000020, BX
+	ADDQ        $0x00000080, SI
+	SUBQ        $0x04, DI
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, DI
+	JZ          sum
+	VPMOVZXBW   (BX), X4
+	VPSLLW      $0x08, X4, X4
+	VCVTPH2PS   X4, Y4
+	VFMADD231PS (SI), Y4, Y0
+	DECQ        DI
+	JZ          sum
+	VPMOVZXBW   8(BX), X4
+	VPSLLW      $0x08, X4, X4
+	VCVTPH2PS   X4, Y4
+	VFMADD231PS 32(SI), Y4, Y1
+	DECQ        DI
+	JZ          sum
+	VPMOVZXBW   16(BX), X4
+	VPSLLW      $0x08, X4, X4
+	VCVTPH2PS   X4, Y4
+	VFMADD231PS 64(SI), Y4, Y2
+	DECQ        DI
+
+sum:
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VMOVHLPS     X0, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VADDPS       X1, X0, X0
+	VMOVSS       X0, (AX)
+	ADDQ         $0x00000004, AX
+	MOVQ         stride+40(FP), BX
+	ADDQ         BX, CX
+	DECQ         DX
+	JNZ          rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
 // func unpackQ8_0AVX2(dst *float32, src *byte, n int)
 // Requires: AVX, AVX2, F16C
 TEXT ·unpackQ8_0AVX2(SB), NOSPLIT, $0-24
@@ -4870,6 +5149,572 @@ rest:
 	JZ          sum
 	VPMOVZXWD   64(SI), Z0
 	VPSLLD      $0x10, Z0, Z0
+	VFMADD231PS 128(DI), Z0, Z18
+	VFMADD231PS 128(DI)(BX*1), Z0, Z22
+	VFMADD231PS 128(DI)(BX*2), Z0, Z26
+	VFMADD231PS 128(R9), Z0, Z30
+	DECQ        R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func unpackF8E4M3AVX512(dst *float32, src *byte, n int)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·unpackF8E4M3AVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS word43800000<>+0(SB), Z1
+	VBROADCASTSS word7fffffff<>+0(SB), Z2
+	VBROADCASTSS wordbf80bf80<>+0(SB), Y0
+	VBROADCASTSS word43f00000<>+0(SB), Z3
+	VBROADCASTSS word7fc00000<>+0(SB), Z4
+	TESTQ        DX, DX
+	JZ           loopdone
+
+loop:
+	VPMOVSXBW (CX), Y5
+	VPSLLW    $0x07, Y5, Y5
+	VPAND     Y0, Y5, Y5
+	VCVTPH2PS Y5, Z5
+	VMULPS    Z1, Z5, Z5
+	VPANDD    Z5, Z2, Z6
+	VCMPPS    $0x00, Z3, Z6, K1
+	VBLENDMPS Z4, Z5, K1, Z5
+	VMOVUPS   Z5, (AX)
+	ADDQ      $0x00000010, CX
+	ADDQ      $0x00000040, AX
+	DECQ      DX
+	JNZ       loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func dotsF8E4M3AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F
+TEXT ·dotsF8E4M3AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	VBROADCASTSS word43800000<>+0(SB), Z1
+	VBROADCASTSS word7fffffff<>+0(SB), Z2
+	VBROADCASTSS wordbf80bf80<>+0(SB), Y0
+	VBROADCASTSS word43f00000<>+0(SB), Z3
+	VBROADCASTSS word7fc00000<>+0(SB), Z4
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
+	JLT    rest
+
+units:
+	VPMOVSXBW   (BX), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS (SI), Z5, Z16
+	VPMOVSXBW   16(BX), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 64(SI), Z5, Z17
+	VPMOVSXBW   32(BX), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 128(SI), Z5, Z18
+	VPMOVSXBW   48(BX), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 192(SI), Z5, Z19
+	ADDQ        $0x00000040, BX
+	ADDQ        $0x00000100, SI
+	SUBQ        $0x04, DI
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, DI
+	JZ          sum
+	VPMOVSXBW   (BX), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS (SI), Z5, Z16
+	DECQ        DI
+	JZ          sum
+	VPMOVSXBW   16(BX), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 64(SI), Z5, Z17
+	DECQ        DI
+	JZ          sum
+	VPMOVSXBW   32(BX), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 128(SI), Z5, Z18
+	DECQ        DI
+
+sum:
+	VADDPS        Z17, Z16, Z5
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z5, Z5
+	VEXTRACTF64X4 $0x01, Z5, Y6
+	VADDPS        Y6, Y5, Y5
+	VEXTRACTF128  $0x01, Y5, X6
+	VADDPS        X6, X5, X5
+	VMOVHLPS      X5, X6, X6
+	VADDPS        X6, X5, X5
+	VMOVSHDUP     X5, X6
+	VADDPS        X6, X5, X5
+	VMOVSS        X5, (AX)
+	ADDQ          $0x00000004, AX
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
+	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchF8E4M3AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·batchF8E4M3AVX512(SB), NOSPLIT, $0-56
+	MOVQ         sums+0(FP), AX
+	MOVQ         w+16(FP), CX
+	MOVQ         rows+32(FP), DX
+	MOVQ         ldx+48(FP), BX
+	SHLQ         $0x02, BX
+	VBROADCASTSS word43800000<>+0(SB), Z1
+	VBROADCASTSS word7fffffff<>+0(SB), Z2
+	VBROADCASTSS wordbf80bf80<>+0(SB), Y0
+	VBROADCASTSS word43f00000<>+0(SB), Z3
+	VBROADCASTSS word7fc00000<>+0(SB), Z4
+	TESTQ        DX, DX
+	JZ           rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x04, R8
+	JLT     rest
+
+units:
+	PREFETCHT0  1024(SI)
+	VPMOVSXBW   (SI), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS (DI), Z5, Z16
+	VFMADD231PS (DI)(BX*1), Z5, Z20
+	VFMADD231PS (DI)(BX*2), Z5, Z24
+	VFMADD231PS (R9), Z5, Z28
+	VPMOVSXBW   16(SI), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 64(DI), Z5, Z17
+	VFMADD231PS 64(DI)(BX*1), Z5, Z21
+	VFMADD231PS 64(DI)(BX*2), Z5, Z25
+	VFMADD231PS 64(R9), Z5, Z29
+	VPMOVSXBW   32(SI), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 128(DI), Z5, Z18
+	VFMADD231PS 128(DI)(BX*1), Z5, Z22
+	VFMADD231PS 128(DI)(BX*2), Z5, Z26
+	VFMADD231PS 128(R9), Z5, Z30
+	VPMOVSXBW   48(SI), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 192(DI), Z5, Z19
+	VFMADD231PS 192(DI)(BX*1), Z5, Z23
+	VFMADD231PS 192(DI)(BX*2), Z5, Z27
+	VFMADD231PS 192(R9), Z5, Z31
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000100, DI
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x04, R8
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, R8
+	JZ          sum
+	VPMOVSXBW   (SI), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS (DI), Z5, Z16
+	VFMADD231PS (DI)(BX*1), Z5, Z20
+	VFMADD231PS (DI)(BX*2), Z5, Z24
+	VFMADD231PS (R9), Z5, Z28
+	DECQ        R8
+	JZ          sum
+	VPMOVSXBW   16(SI), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 64(DI), Z5, Z17
+	VFMADD231PS 64(DI)(BX*1), Z5, Z21
+	VFMADD231PS 64(DI)(BX*2), Z5, Z25
+	VFMADD231PS 64(R9), Z5, Z29
+	DECQ        R8
+	JZ          sum
+	VPMOVSXBW   32(SI), Y5
+	VPSLLW      $0x07, Y5, Y5
+	VPAND       Y0, Y5, Y5
+	VCVTPH2PS   Y5, Z5
+	VMULPS      Z1, Z5, Z5
+	VPANDD      Z5, Z2, Z6
+	VCMPPS      $0x00, Z3, Z6, K1
+	VBLENDMPS   Z4, Z5, K1, Z5
+	VFMADD231PS 128(DI), Z5, Z18
+	VFMADD231PS 128(DI)(BX*1), Z5, Z22
+	VFMADD231PS 128(DI)(BX*2), Z5, Z26
+	VFMADD231PS 128(R9), Z5, Z30
+	DECQ        R8
+
+sum:
+	VMOVUPS Z16, (AX)
+	VMOVUPS Z17, 64(AX)
+	VMOVUPS Z18, 128(AX)
+	VMOVUPS Z19, 192(AX)
+	VMOVUPS Z20, 256(AX)
+	VMOVUPS Z21, 320(AX)
+	VMOVUPS Z22, 384(AX)
+	VMOVUPS Z23, 448(AX)
+	VMOVUPS Z24, 512(AX)
+	VMOVUPS Z25, 576(AX)
+	VMOVUPS Z26, 640(AX)
+	VMOVUPS Z27, 704(AX)
+	VMOVUPS Z28, 768(AX)
+	VMOVUPS Z29, 832(AX)
+	VMOVUPS Z30, 896(AX)
+	VMOVUPS Z31, 960(AX)
+	ADDQ    $0x00000400, AX
+	MOVQ    stride+40(FP), SI
+	ADDQ    SI, CX
+	DECQ    DX
+	JNZ     rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func unpackF8E5M2AVX512(dst *float32, src *byte, n int)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·unpackF8E5M2AVX512(SB), NOSPLIT, $0-24
+	MOVQ  dst+0(FP), AX
+	MOVQ  src+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    loopdone
+
+loop:
+	VPMOVZXBW (CX), Y0
+	VPSLLW    $0x08, Y0, Y0
+	VCVTPH2PS Y0, Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x00000010, CX
+	ADDQ      $0x00000040, AX
+	DECQ      DX
+	JNZ       loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func dotsF8E5M2AVX512(dst *float32, x *float32, w *byte, n int, rows int, stride int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F
+TEXT ·dotsF8E5M2AVX512(SB), NOSPLIT, $0-48
+	MOVQ  dst+0(FP), AX
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	TESTQ DX, DX
+	JZ    rowsdone
+
+rows:
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	MOVQ   CX, BX
+	MOVQ   x+8(FP), SI
+	MOVQ   n+24(FP), DI
+	SUBQ   $0x04, DI
+	JLT    rest
+
+units:
+	VPMOVZXBW   (BX), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS (SI), Z0, Z16
+	VPMOVZXBW   16(BX), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	VPMOVZXBW   32(BX), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	VPMOVZXBW   48(BX), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 192(SI), Z0, Z19
+	ADDQ        $0x00000040, BX
+	ADDQ        $0x00000100, SI
+	SUBQ        $0x04, DI
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, DI
+	JZ          sum
+	VPMOVZXBW   (BX), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS (SI), Z0, Z16
+	DECQ        DI
+	JZ          sum
+	VPMOVZXBW   16(BX), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 64(SI), Z0, Z17
+	DECQ        DI
+	JZ          sum
+	VPMOVZXBW   32(BX), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 128(SI), Z0, Z18
+	DECQ        DI
+
+sum:
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z18
+	VADDPS        Z18, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VMOVHLPS      X0, X1, X1
+	VADDPS        X1, X0, X0
+	VMOVSHDUP     X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, (AX)
+	ADDQ          $0x00000004, AX
+	MOVQ          stride+40(FP), BX
+	ADDQ          BX, CX
+	DECQ          DX
+	JNZ           rows
+
+rowsdone:
+	VZEROUPPER
+	RET
+
+// func batchF8E5M2AVX512(sums *float32, x *float32, w *byte, n int, rows int, stride int, ldx int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·batchF8E5M2AVX512(SB), NOSPLIT, $0-56
+	MOVQ  sums+0(FP), AX
+	MOVQ  w+16(FP), CX
+	MOVQ  rows+32(FP), DX
+	MOVQ  ldx+48(FP), BX
+	SHLQ  $0x02, BX
+	TESTQ DX, DX
+	JZ    rowsdone
+
+rows:
+	VMOVUPS (AX), Z16
+	VMOVUPS 64(AX), Z17
+	VMOVUPS 128(AX), Z18
+	VMOVUPS 192(AX), Z19
+	VMOVUPS 256(AX), Z20
+	VMOVUPS 320(AX), Z21
+	VMOVUPS 384(AX), Z22
+	VMOVUPS 448(AX), Z23
+	VMOVUPS 512(AX), Z24
+	VMOVUPS 576(AX), Z25
+	VMOVUPS 640(AX), Z26
+	VMOVUPS 704(AX), Z27
+	VMOVUPS 768(AX), Z28
+	VMOVUPS 832(AX), Z29
+	VMOVUPS 896(AX), Z30
+	VMOVUPS 960(AX), Z31
+	MOVQ    CX, SI
+	MOVQ    x+8(FP), DI
+	MOVQ    n+24(FP), R8
+	LEAQ    (DI)(BX*2), R9
+	ADDQ    BX, R9
+	SUBQ    $0x04, R8
+	JLT     rest
+
+units:
+	PREFETCHT0  1024(SI)
+	VPMOVZXBW   (SI), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS (DI), Z0, Z16
+	VFMADD231PS (DI)(BX*1), Z0, Z20
+	VFMADD231PS (DI)(BX*2), Z0, Z24
+	VFMADD231PS (R9), Z0, Z28
+	VPMOVZXBW   16(SI), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 64(DI), Z0, Z17
+	VFMADD231PS 64(DI)(BX*1), Z0, Z21
+	VFMADD231PS 64(DI)(BX*2), Z0, Z25
+	VFMADD231PS 64(R9), Z0, Z29
+	VPMOVZXBW   32(SI), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 128(DI), Z0, Z18
+	VFMADD231PS 128(DI)(BX*1), Z0, Z22
+	VFMADD231PS 128(DI)(BX*2), Z0, Z26
+	VFMADD231PS 128(R9), Z0, Z30
+	VPMOVZXBW   48(SI), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 192(DI), Z0, Z19
+	VFMADD231PS 192(DI)(BX*1), Z0, Z23
+	VFMADD231PS 192(DI)(BX*2), Z0, Z27
+	VFMADD231PS 192(R9), Z0, Z31
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000100, DI
+	ADDQ        $0x00000100, R9
+	SUBQ        $0x04, R8
+	JGE         units
+
+rest:
+	ADDQ        $0x00000004, R8
+	JZ          sum
+	VPMOVZXBW   (SI), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS (DI), Z0, Z16
+	VFMADD231PS (DI)(BX*1), Z0, Z20
+	VFMADD231PS (DI)(BX*2), Z0, Z24
+	VFMADD231PS (R9), Z0, Z28
+	DECQ        R8
+	JZ          sum
+	VPMOVZXBW   16(SI), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VFMADD231PS 64(DI), Z0, Z17
+	VFMADD231PS 64(DI)(BX*1), Z0, Z21
+	VFMADD231PS 64(DI)(BX*2), Z0, Z25
+	VFMADD231PS 64(R9), Z0, Z29
+	DECQ        R8
+	JZ          sum
+	VPMOVZXBW   32(SI), Y0
+	VPSLLW      $0x08, Y0, Y0
+	VCVTPH2PS   Y0, Z0
 	VFMADD231PS 128(DI), Z0, Z18
 	VFMADD231PS 128(DI)(BX*1), Z0, Z22
 	VFMADD231PS 128(DI)(BX*2), Z0, Z26

@@ -116,6 +116,16 @@ func packF16AVX2(dst *byte, src *float32, n int)
 //go:noescape
 func packBF16AVX2(dst *byte, src *float32, n int)
 
+// packF8E4M3AVX2 rounds n vectors to E4M3.
+//
+//go:noescape
+func packF8E4M3AVX2(dst *byte, src *float32, n int)
+
+// packF8E5M2AVX2 rounds n vectors to E5M2.
+//
+//go:noescape
+func packF8E5M2AVX2(dst *byte, src *float32, n int)
+
 // addAVX512 adds x to dst.
 //
 //go:noescape
@@ -227,3 +237,13 @@ func packF16AVX512(dst *byte, src *float32, n int)
 //
 //go:noescape
 func packBF16AVX512(dst *byte, src *float32, n int)
+
+// packF8E4M3AVX512 rounds n vectors to E4M3.
+//
+//go:noescape
+func packF8E4M3AVX512(dst *byte, src *float32, n int)
+
+// packF8E5M2AVX512 rounds n vectors to E5M2.
+//
+//go:noescape
+func packF8E5M2AVX512(dst *byte, src *float32, n int)

@@ -220,7 +220,7 @@ type readTask struct {
 
 func (t *readTask) run(_, part int) { t.o.sumSquares(t.memory[part*readStep:][:readStep]) }
 
-var decodeTypes = []dtype.Type{dtype.F32, dtype.F16, dtype.BF16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1,
+var decodeTypes = []dtype.Type{dtype.F32, dtype.F16, dtype.BF16, dtype.F8E4M3, dtype.F8E5M2, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1,
 	dtype.IQ4_NL, dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K}
 
 // randomDense returns a matrix with random bytes for blocks and codes, and
@@ -257,6 +257,11 @@ func plausible(data []byte, t dtype.Type) {
 	case dtype.BF16:
 		for i := 1; i < len(data); i += 2 {
 			data[i] = data[i]&0x80 | 0x3e
+		}
+		return
+	case dtype.F8E4M3, dtype.F8E5M2:
+		for i := range data {
+			data[i] &= 0xbf
 		}
 		return
 	case dtype.F16, dtype.Q8_0, dtype.Q4_0, dtype.Q5_0, dtype.IQ4_NL:

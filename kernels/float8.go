@@ -56,10 +56,7 @@ func (f *Float8) columns(dst []float32, r, from int) {
 	scales := f.Scales[r/f.High*across:][:across]
 	for len(dst) > 0 {
 		n := min(len(dst), f.Wide-from%f.Wide)
-		scale := scales[from/f.Wide]
-		for i := range dst[:n] {
-			dst[i] *= scale
-		}
+		defaultOps().scale(dst[:n], scales[from/f.Wide])
 		dst, from = dst[n:], from+n
 	}
 }

@@ -51,7 +51,7 @@ type ops struct {
 	difference func(d *Difference, x, y []float32)
 	// moments adds a row x to the moments of its columns.
 	moments func(m *Moments, x []float32)
-	// pack rounds n vectors of numbers to types of 16 bits.
+	// pack rounds n vectors of numbers to types of 16 and 8 bits.
 	pack map[dtype.Type]func(dst *byte, src *float32, n int)
 	// trials and weighed are the loops of Trials.Errors for trialLanes grids
 	// at a time; 0 without assembly.

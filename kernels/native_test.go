@@ -271,8 +271,9 @@ func TestFormats(t *testing.T) {
 	})
 }
 
-// TestHalfFloats unpacks all 65536 codes of the 16-bit types.
-func TestHalfFloats(t *testing.T) {
+// TestSmallFloats unpacks all 65536 codes of the 16-bit types, and pairs of all
+// codes of the 8-bit ones.
+func TestSmallFloats(t *testing.T) {
 	eachLevel(t, func(t *testing.T, o *ops) {
 		c := newCPU(1, o)
 		defer c.Close()
@@ -280,12 +281,13 @@ func TestHalfFloats(t *testing.T) {
 		for i := range 1 << 16 {
 			binary.LittleEndian.PutUint16(data[2*i:], uint16(i))
 		}
-		for _, typ := range []dtype.Type{dtype.F16, dtype.BF16} {
-			d, err := NewDense(1, 1<<16, typ, data)
+		for _, typ := range []dtype.Type{dtype.F16, dtype.BF16, dtype.F8E4M3, dtype.F8E5M2} {
+			n := len(data) / typ.BlockBytes()
+			d, err := NewDense(1, n, typ, data)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, want := make([]float32, 1<<16), make([]float32, 1<<16)
+			got, want := make([]float32, n), make([]float32, n)
 			c.Load(d).(*weight).columns(nil, got, 0, 0)
 			decodePortable(want, data, typ)
 			for i := range want {

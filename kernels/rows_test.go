@@ -48,16 +48,20 @@ func TestEncode(t *testing.T) {
 	src := make([]float32, 1<<14)
 	for i := range src {
 		bits := r.Uint32()
-		switch r.IntN(3) {
+		switch r.IntN(5) {
 		case 0: // halves and what is beside them
 			bits = bits&^0x1fff | 0x1000 + uint32(r.IntN(3)) - 1
 		case 1:
 			bits = bits&^0xffff | 0x8000 + uint32(r.IntN(3)) - 1
+		case 2: // 8-bit floats, from their smallest to beyond their largest
+			dropped := 20 + r.IntN(2)
+			exponent := uint32(127 - 19 + r.IntN(37))
+			bits = bits&(1<<31|1<<23-1)&^(1<<dropped-1) | exponent<<23 | 1<<(dropped-1) + uint32(r.IntN(3)) - 1
 		}
 		src[i] = math.Float32frombits(bits)
 	}
 	for _, o := range levels() {
-		for _, typ := range []dtype.Type{dtype.F16, dtype.BF16, dtype.F32} {
+		for _, typ := range []dtype.Type{dtype.F16, dtype.BF16, dtype.F8E4M3, dtype.F8E5M2, dtype.F32} {
 			for from := range 40 {
 				row := src[from*(from+1)/2 : len(src)-from]
 				got, want := make([]byte, len(row)*typ.BlockBytes()), make([]byte, len(row)*typ.BlockBytes())
@@ -77,7 +81,7 @@ func TestEncode(t *testing.T) {
 
 func BenchmarkEncode(b *testing.B) {
 	src := randoms(rand.New(rand.NewPCG(65, 66)), 4096)
-	for _, typ := range []dtype.Type{dtype.F16, dtype.BF16} {
+	for _, typ := range []dtype.Type{dtype.F16, dtype.BF16, dtype.F8E4M3, dtype.F8E5M2} {
 		for _, o := range levels() {
 			b.Run(typ.String()+"/"+o.level, func(b *testing.B) {
 				dst := make([]byte, len(src)*typ.BlockBytes())

@@ -25,6 +25,8 @@ func (g *gen) blocks() {
 		{"F32", g.lanes, 4 * g.lanes, prepareF32},
 		{"F16", g.lanes, 2 * g.lanes, prepareF16},
 		{"BF16", g.lanes, 2 * g.lanes, prepareBF16},
+		{"F8E4M3", g.lanes, g.lanes, prepareF8E4M3},
+		{"F8E5M2", g.lanes, g.lanes, prepareF8E5M2},
 		{"Q8_0", 32, 34, prepareQ8_0},
 		{"Q4_0", 32, 18, prepareQ4_0},
 		{"Q4_1", 32, 20, prepareQ4_1},

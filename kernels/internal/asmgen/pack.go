@@ -5,10 +5,12 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// packs writes the rounding of rows to numbers of 16 bits.
+// packs writes the rounding of rows to numbers of 16 and 8 bits.
 func (g *gen) packs() {
 	g.packF16()
 	g.packBF16()
+	g.packF8(e4m3)
+	g.packF8(e5m2)
 }
 
 func (g *gen) packF16() {
