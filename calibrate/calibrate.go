@@ -76,7 +76,8 @@ type Options struct {
 	// block of the head is -1.
 	Save func(block int) (any, error)
 	Load func(block int, saved []byte) error
-	// Begin, when not nil, is called as each block is begun.
+	// Begin, when not nil, is called as each block is begun, before its weights are
+	// read.
 	Begin func(block int)
 	// Progress, when not nil, is told the floating-point operations done and
 	// those in all, as far as they are known beforehand.

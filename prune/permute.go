@@ -25,6 +25,44 @@ type Permuted struct {
 // residual stream, which has one order for all; it stays.
 func (r *Run) Permute() { r.permutes = r.pattern.structured() }
 
+// Observe takes windows of token ids through the model as it is and keeps how
+// large the inputs of down and o are, for PermuteBlock. o is as in
+// [calibrate.Walk].
+func (r *Run) Observe(ctx context.Context, dev kernels.Device, windows [][]int32, o calibrate.Options) error {
+	r.seen = map[model.ID]*calibrate.Inputs{}
+	o.Unchanged, o.Hessian = true, false
+	return calibrate.Walk(ctx, dev, r.weights, windows, o, func(_ context.Context, block int, roles []model.Role, in *calibrate.Inputs) error {
+		if roles[0] == model.O || roles[0] == model.Down {
+			r.seen[model.ID{Role: roles[0], Block: block, Expert: in.Expert}] = &calibrate.Inputs{MeanSquare: slices.Clone(in.MeanSquare)}
+		}
+		return nil
+	})
+}
+
+// Reordered is a linear whose inputs were put into another order.
+type Reordered struct {
+	ID model.ID
+	Permuted
+}
+
+// PermuteBlock does at once what Permute does as linears are pruned: for those who
+// prune otherwise, before the block is looked at.
+func (r *Run) PermuteBlock(ctx context.Context, block int) (list []Reordered, err error) {
+	for _, id := range r.linears() {
+		if id.Block != block {
+			continue
+		}
+		_, permuted, err := r.permute(ctx, id, r.seen[id])
+		if err != nil {
+			return nil, err
+		}
+		if permuted != nil {
+			list = append(list, Reordered{id, *permuted})
+		}
+	}
+	return list, nil
+}
+
 // permute reorders the inputs of a linear and the rows of what they come from,
 // if that can be done, and returns what calibration saw in the new order.
 func (r *Run) permute(ctx context.Context, id model.ID, in *calibrate.Inputs) (*calibrate.Inputs, *Permuted, error) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"llmc/calibrate"
 	"llmc/formats"
 	"llmc/internal/tinymodel"
 	"llmc/kernels"
@@ -81,6 +82,43 @@ func TestPermuteKeepsTheModel(t *testing.T) {
 		}
 		for i, v := range logits(t, w) {
 			if math.Abs(float64(v)-float64(before[i])) > 1e-5*largest {
+				t.Fatalf("%s: logit %d is %g, it was %g", family, i, v, before[i])
+			}
+		}
+	}
+}
+
+// TestPermuteBlock reorders blocks by what text shows: the predictions stay, in a
+// mixture of experts, too.
+func TestPermuteBlock(t *testing.T) {
+	for _, family := range []string{"llama", "qwen2moe"} {
+		c, err := formats.FromMemory(tinymodel.Files(tinymodel.Spec{Family: family, Hidden: 64, FFN: 96, Heads: 4, KVHeads: 2, Seed: 4}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := model.Open(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := logits(t, w)
+		r, err := NewRun(w, SparseGPT{}, Pattern{Sparsity: 0.5, Keep: 2, Of: 4}, nil, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Permute()
+		dev := kernels.NewCPU(1)
+		defer dev.Close()
+		if err := r.Observe(context.Background(), dev, [][]int32{{5, 80, 33, 120, 7, 9, 200, 31}}, calibrate.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		for block := range w.Config.Blocks {
+			list, err := r.PermuteBlock(context.Background(), block)
+			if want := 2 + w.Config.Experts.Count; err != nil || len(list) != want {
+				t.Errorf("%s: %d linears are reordered, want %d: %v", family, len(list), want, err)
+			}
+		}
+		for i, v := range logits(t, w) {
+			if math.Abs(float64(v)-float64(before[i])) > 1e-4 {
 				t.Fatalf("%s: logit %d is %g, it was %g", family, i, v, before[i])
 			}
 		}

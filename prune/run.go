@@ -41,7 +41,8 @@ type Run struct {
 	results map[model.ID]Result
 	shares  map[model.ID]float64 // the sparsity of each, nil for the pattern's
 
-	permutes bool // see Permute
+	permutes bool                           // see Permute
+	seen     map[model.ID]*calibrate.Inputs // see Observe
 }
 
 // NewRun returns a run over the linears of w's blocks, but for those that a

@@ -207,7 +207,7 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 	if q.unfinished != nil {
 		options.Journal = q.unfinished.journal
 	}
-	if err := q.job.pruner.allocate(ctx, global, q, s.windows, options); err != nil {
+	if err := q.job.pruner.prepare(ctx, global, q, s.windows, options); err != nil {
 		return fmt.Errorf("%s: %w", q.job.path, err)
 	}
 	showProgress(global.ui, &options, q.weights.Config.Blocks)
@@ -215,7 +215,8 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 	if q.job.gather {
 		err = q.gather(ctx, global, s.windows, options)
 	} else {
-		err = q.run.Calibrate(ctx, dev, s.windows, options)
+		walk, done := q.job.pruner.permuting(ctx, q, &options)
+		err = done(q.run.Calibrate(walk, dev, s.windows, options))
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.job.path, err)

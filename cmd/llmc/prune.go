@@ -171,8 +171,8 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	if p.method, err = prune.NewMethod(name, o.damp); err != nil {
 		return nil, err
 	}
-	if o.permute && p.pattern.Of == 0 {
-		return nil, fault.Hint(fault.Usage("--permute is for N:M patterns, and unstructured zeros may be anywhere"), "add --pattern 2:4, or leave it out")
+	if err := o.checkPermute(p.pattern); err != nil {
+		return nil, err
 	}
 	if err := o.checkSteps(); err != nil {
 		return nil, err
@@ -212,6 +212,14 @@ const maxSteps = 100
 func (o *pruneOptions) checkSteps() error {
 	if o.flags.Changed("steps") && (o.steps < 1 || o.steps > maxSteps) {
 		return fault.Usage("--steps is %d, allowed are 1 to %d", o.steps, maxSteps)
+	}
+	return nil
+}
+
+// checkPermute refuses --permute where there is nothing to gain.
+func (o *pruneOptions) checkPermute(p prune.Pattern) error {
+	if o.permute && p.Of == 0 {
+		return fault.Hint(fault.Usage("--permute is for N:M patterns, and unstructured zeros may be anywhere"), "add --pattern 2:4, or leave it out")
 	}
 	return nil
 }
@@ -535,7 +543,7 @@ func (r *pruneReport) printTable(ui *ui) error {
 		return err
 	}
 	uncovered := 0
-	r.printPermuted(ui)
+	printPermuted(ui, r.Pattern, r.permuted())
 	for _, t := range r.Tensors {
 		if t.Solution.Fallback != "" {
 			ui.print("%s was pruned by wanda: %s", t.Name, t.Solution.Fallback)

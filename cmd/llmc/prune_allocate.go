@@ -105,21 +105,54 @@ func (r *pruneReport) printAllocation(ui *ui) error {
 	return ui.table(header, rows)
 }
 
-// printPermuted says what other orders of inputs were worth.
-func (r *pruneReport) printPermuted(ui *ui) {
+// permutedReport is what other orders of the inputs of a role were worth.
+type permutedReport struct {
+	Role string `json:"role"`
+	prune.Permuted
+}
+
+// permutedMeans sums it up, by role.
+type permutedMeans map[model.Role]*permutedSum
+
+type permutedSum struct {
+	prune.Permuted
+	n float64
+}
+
+func (m permutedMeans) add(role model.Role, p prune.Permuted) {
+	if m[role] == nil {
+		m[role] = &permutedSum{}
+	}
+	sum := m[role]
+	sum.Before += p.Before
+	sum.After += p.After
+	sum.n++
+}
+
+func (m permutedMeans) list() (list []permutedReport) {
 	for _, role := range []model.Role{model.O, model.Down} {
-		var before, after float64
-		n := 0
-		for _, t := range r.Tensors {
-			if t.ID.Role == role && t.Permuted != nil {
-				before += t.Permuted.Before
-				after += t.Permuted.After
-				n++
-			}
-		}
-		if n > 0 {
-			ui.print("inputs of %s put into another order: %s keeps at most %s of the scores, %s before", role, r.Pattern,
-				percentString(after/float64(n)), percentString(before/float64(n)))
+		if sum := m[role]; sum != nil {
+			list = append(list, permutedReport{role.String(), prune.Permuted{Before: sum.Before / sum.n, After: sum.After / sum.n}})
 		}
 	}
+	return list
+}
+
+// printPermuted says what other orders of inputs were worth.
+func printPermuted(ui *ui, pattern string, list []permutedReport) {
+	for _, r := range list {
+		ui.print("inputs of %s put into another order: %s keeps at most %s of the scores, %s before", r.Role, pattern,
+			percentString(r.After), percentString(r.Before))
+	}
+}
+
+// permuted sums up what the tensors say.
+func (r *pruneReport) permuted() []permutedReport {
+	means := permutedMeans{}
+	for _, t := range r.Tensors {
+		if t.Permuted != nil {
+			means.add(t.ID.Role, *t.Permuted)
+		}
+	}
+	return means.list()
 }

@@ -46,7 +46,8 @@ type pruner struct {
 	pattern    prune.Pattern
 	joint      prune.Joint
 	allocation prune.Allocation
-	run        *prune.Run // whose patterns they are, once zeros are spread
+	permutes   bool
+	run        *prune.Run // of those linears; nil unless zeros are spread or inputs permuted
 }
 
 // patternOf is the pattern of one linear.
@@ -57,9 +58,10 @@ func (p *pruner) patternOf(id model.ID) prune.Pattern {
 	return p.run.PatternOf(id)
 }
 
-// allocate spreads the zeros over the linears that the plan rounds. p may be nil.
-func (p *pruner) allocate(ctx context.Context, global *globalOptions, q *quantization, windows [][]int32, options calibrate.Options) error {
-	if p == nil || p.allocation == prune.Uniform {
+// prepare spreads the zeros over the linears that the plan rounds, and finds out
+// what orders of inputs go by. p may be nil.
+func (p *pruner) prepare(ctx context.Context, global *globalOptions, q *quantization, windows [][]int32, options calibrate.Options) error {
+	if p == nil || p.allocation == prune.Uniform && !p.permutes {
 		return nil
 	}
 	var ids []model.ID
@@ -68,13 +70,47 @@ func (p *pruner) allocate(ctx context.Context, global *globalOptions, q *quantiz
 			ids = append(ids, e.ID)
 		}
 	}
-	run, err := prune.NewRunOf(q.weights, ids, prune.SparseGPT{}, p.pattern, global.threads)
-	if err != nil {
+	var err error
+	if p.run, err = prune.NewRunOf(q.weights, ids, prune.SparseGPT{}, p.pattern, global.threads); err != nil {
 		return err
 	}
-	q.report.ZerosBy, err = allocate(ctx, global, run, p.allocation, windows, options, q.unfinished)
-	p.run = run
-	return err
+	if p.allocation != prune.Uniform {
+		q.report.ZerosBy, err = allocate(ctx, global, p.run, p.allocation, windows, options, q.unfinished)
+		return err
+	}
+	p.run.Permute()
+	options.Save, options.Load, options.Journal, options.Final = nil, nil, nil, false
+	options.Progress = func(done, total int64) { global.ui.progress("observe", done, total) }
+	defer global.ui.closeProgress()
+	return p.run.Observe(ctx, global.newDevice(), windows, options)
+}
+
+// permuting makes a walk put inputs in order as each block is begun. done says
+// what became of it, given the walk's own error. p may be nil.
+func (p *pruner) permuting(ctx context.Context, q *quantization, options *calibrate.Options) (walk context.Context, done func(error) error) {
+	if p == nil || !p.permutes {
+		return ctx, func(err error) error { return err }
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	begin, worth := options.Begin, permutedMeans{}
+	options.Begin = func(block int) {
+		begin(block)
+		found, err := p.run.PermuteBlock(ctx, block)
+		if err != nil {
+			cancel(err)
+		}
+		for _, r := range found {
+			worth.add(r.ID.Role, r.Permuted)
+		}
+	}
+	return ctx, func(err error) error {
+		if cause := context.Cause(ctx); cause != nil && err != nil {
+			err = cause
+		}
+		cancel(nil)
+		q.report.Permuted = worth.list()
+		return err
+	}
 }
 
 // runJoint prunes and rounds in one pass: quantize's run, with a mask.
@@ -82,17 +118,17 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 	if o.method != "" && o.method != "sparsegpt" {
 		return fault.Hint(fault.Usage("--bits and --type go with --method sparsegpt, and the method is %s", o.method), "prune first, then llmc quantize: zeros stay")
 	}
-	if o.permute {
-		return fault.Hint(fault.Usage("--permute does not go with --bits and --type"), "prune first, then llmc quantize: zeros stay")
-	}
 	pattern, err := o.parsePattern()
 	if err != nil {
+		return err
+	}
+	if err := o.checkPermute(pattern); err != nil {
 		return err
 	}
 	if err := o.checkSteps(); err != nil {
 		return err
 	}
-	p := &pruner{pattern: pattern}
+	p := &pruner{pattern: pattern, permutes: o.permute}
 	if p.allocation, err = o.parseAllocation(pattern, "sparsegpt"); err != nil {
 		return err
 	}

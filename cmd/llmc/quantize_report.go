@@ -29,6 +29,8 @@ type quantizeReport struct {
 	Pattern string `json:"pattern,omitempty"`
 	// ZerosBy is how they were spread over the linears, absent where evenly.
 	ZerosBy *allocationReport `json:"zeros_allocation,omitempty"`
+	// Permuted is what other orders of inputs were worth.
+	Permuted []permutedReport `json:"permuted,omitempty"`
 	// Activations is how the output has engines round activations, Smooth the
 	// alpha of SmoothQuant; absent where they do not, and without it.
 	Activations string  `json:"activations,omitempty"`

@@ -78,6 +78,7 @@ func (r *quantizeReport) printZeros(ui *ui) {
 		spread = fmt.Sprintf(", spread by %s", r.ZerosBy.Name)
 	}
 	ui.print("zeros: %s of the rounded weights before, %s after%s", share(z.Before), share(z.Zeros), spread)
+	printPermuted(ui, r.Pattern, r.Permuted)
 	if z.Zeros < z.Before {
 		ui.print("types with minima and nonlinear levels (Q2_K, Q4_K, Q5_K, Q4_1, Q5_1, IQ4_NL, IQ4_XS) have no exact zero")
 	}
