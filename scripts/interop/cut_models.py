@@ -49,6 +49,7 @@ class Case:
     samples: int
     cuts: dict  # flags, by axis
     gelu: bool = False
+    large: bool = False  # cut once, and converted
     square: bool = False  # llama.cpp takes the heads to be as wide as the model
 
 
@@ -77,7 +78,7 @@ def cases(args, work):
         gemma = "Gemma" in name  # 4 query heads over one key and value head; the others of SmolLM2's 9 go by threes
         yield Case(name, Path(folder), calibration, wiki, 512, 8, {
             "ffn": ("--sparsity", 0.25), "heads": ("--remove", 2 if gemma else 1), "layers": ("--remove", 4),
-            "hidden": ("--sparsity", 0.25)}, gelu=gemma)
+            "hidden": ("--sparsity", 0.25)}, large=True, gelu=gemma)
 
 
 def mixtures(work):
@@ -162,7 +163,10 @@ def run(checks, library, program, case, axis, work):
     if case.square and axis in ("heads", "hidden"):
         checks.skip(f"{name} in llama.cpp", "its heads have to be as wide as the model")
     else:
-        common.llmc("prune", case.source, *flags, "-o", gguf)
+        if case.large:
+            common.llmc("convert", folder, "--to", "gguf", "-o", gguf)
+        else:
+            common.llmc("prune", case.source, *flags, "-o", gguf)
         common.llmc("convert", gguf, "--to", "gguf", "--type", "F32", "-o", f32)
         same = common.evaluate([gguf], case.text, case.context, CHUNKS)[0]["perplexity"]
         checks.near(f"{name}: perplexity of the GGUF file", same, perplexity, 1e-6)

@@ -1,21 +1,30 @@
-"""Wanda and SparseGPT beside llm-compressor's, on the same windows of text.
+"""Magnitude, Wanda and SparseGPT beside llm-compressor's, on the same windows of text.
 
-usage: sparsity_llmcompressor.py [--quick] MODEL_FOLDER CALIBRATION_TEXT TEST_TEXT [PATTERN/METHOD...]
+usage: sparsity_llmcompressor.py [--work DIR] [--make PROGRAM] [--measure] MODEL CALIBRATION_TEXT TEST_TEXT [JOB...]
 
-Needs llmcompressor. Both programs prune the model on the first 32 windows of 512
-tokens of the calibration text; patterns are unstructured (50%), 2:4 and 4:8,
-methods magnitude (llmc's only), wanda and sparsegpt; without any, all of them.
-With --quick as the first argument nothing is evaluated.
+Needs llmcompressor. MODEL is a folder. Both programs prune it on the first 16
+windows of 512 tokens of the calibration text. A JOB is PATTERN/METHOD[+FLAG...],
+as unstructured/wanda+owl, 2:4/sparsegpt+permute; patterns are unstructured (50%),
+2:4 and 4:8, methods magnitude (llmc's only), wanda and sparsegpt, flags (llmc's
+only) owl, sensitivity, global, permute and steps. Without any JOB, every
+pattern with every method, without flags.
+
 llm-compressor computes in float32. Compared are the masks of the first block,
 whose inputs no pruning has touched (Wanda: equal but for ties); the error of
-every linear's output on the inputs that llm-compressor has seen (SparseGPT:
-within 1% in the first block, where both have seen the same); CPU time, llmc's
-with reading and writing the model, llm-compressor's without; and what is left of
-both, measured by `llmc eval` on the first 40 kB of the test text, in windows of
-512 tokens.
+every linear's output there (SparseGPT: within 1%); CPU time, llmc's with reading
+and writing the model, llm-compressor's without; and what is left of both, measured
+by `llmc eval` on the first 100 kB of the test text, in five parts and windows of
+512 tokens (divergence and perplexity: at most 2% above).
+
+Models and figures are kept in --work and not made again. With --make one
+program's models are made and not measured, with --measure those that are there
+are measured and no others made.
 """
 
+import argparse
+import functools
 import json
+import math
 import os
 import resource
 import shutil
@@ -26,9 +35,11 @@ from pathlib import Path
 
 from common import Checks, evaluate, llmc, workdir
 
-SAMPLES, CONTEXT, TEST_BYTES = 32, 512, 40_000
+SAMPLES, CONTEXT, TEST_BYTES, PARTS = 16, 512, 100_000, 5
 PATTERNS = {"unstructured": ["--sparsity", "0.5"], "2:4": ["--pattern", "2:4"], "4:8": ["--pattern", "4:8"]}
 METHODS = ["magnitude", "wanda", "sparsegpt"]
+FLAGS = {"owl": ["--allocate", "owl"], "sensitivity": ["--allocate", "sensitivity"], "global": ["--allocate", "global"],
+         "permute": ["--permute"], "steps": ["--steps", "1"]}
 # Threads that wait must not look like threads that compute.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
@@ -68,49 +79,43 @@ def compress(job):
     from llmcompressor import oneshot
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
     from llmcompressor.modifiers.pruning.sparsegpt import base as sparsegpt
-    from safetensors.torch import load_file
+    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
     names = {module: name for name, module in model.named_modules()}
-    other = load_file(Path(job["llmc"]) / "model.safetensors")
-    errors, excluded = {}, 0.0
-    original = sparsegpt.sparsify_weight
+    hessians, original = {}, sparsegpt.sparsify_weight
 
-    def measured(module, hessians_dict, **options):
-        nonlocal excluded
-        hessian = hessians_dict[module].clone()
-        loss, result = original(module=module, hessians_dict=hessians_dict, **options)
-        start = time.process_time()
-        weight = module.weight
-        theirs = relative(weight - result, weight, hessian)
-        ours = relative(weight - other[names[module] + ".weight"].float(), weight, hessian)
-        errors[names[module]] = (ours, theirs)
-        excluded += time.process_time() - start
-        return loss, result
+    def kept(module, hessians_dict, **options):
+        if ".layers.0." in names[module]:
+            hessians[names[module] + ".weight"] = hessians_dict[module].clone()
+        return original(module=module, hessians_dict=hessians_dict, **options)
 
-    sparsegpt.sparsify_weight = measured
+    sparsegpt.sparsify_weight = kept
     kind = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[job["method"]]
     structure = "0:0" if job["pattern"] == "unstructured" else job["pattern"]
     recipe = kind(sparsity=0.5, mask_structure=structure, ignore=["re:.*lm_head"])
     data = Dataset.from_dict({"input_ids": job["windows"], "attention_mask": [[1] * CONTEXT] * SAMPLES})
-    start, wall = time.process_time(), time.time()
+    start = time.process_time()
     oneshot(model=model, dataset=data, recipe=recipe, num_calibration_samples=SAMPLES, max_seq_length=CONTEXT,
             shuffle_calibration_samples=False)
-    seconds = time.process_time() - start - excluded
+    seconds = time.process_time() - start
     model.to(torch.bfloat16).save_pretrained(job["out"], save_compressed=False)
-    return {"seconds": seconds, "wall": time.time() - wall, "errors": errors}
+    if hessians:
+        save_file(hessians, Path(job["out"]) / "first-block.hessians")
+    return {"seconds": seconds}
 
 
-def run(job, folder):
+def run_other(job):
     """Runs compress in a process of its own."""
-    path = folder / "job.json"
-    path.write_text(json.dumps(job))
-    done = subprocess.run([sys.executable, __file__, "--job", path], capture_output=True, text=True,
-                          env={**os.environ, **PASSIVE})
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr[-4000:])
-    return json.loads((folder / "result.json").read_text())
+    with workdir() as name:
+        path = Path(name) / "job.json"
+        path.write_text(json.dumps(job))
+        done = subprocess.run([sys.executable, __file__, "--job", path], capture_output=True, text=True,
+                              env={**os.environ, **PASSIVE})
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr[-4000:])
+        return json.loads(path.with_name("result.json").read_text())
 
 
 def cpu_seconds(*arguments):
@@ -126,15 +131,13 @@ def tensors(folder):
     merged = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         merged.update(load_file(path))
-    return merged
+    return {name: t for name, t in merged.items() if "proj.weight" in name}
 
 
 def compare_masks(checks, label, ours, theirs, exact):
     """Checks the masks of the first block, and says how many agree elsewhere."""
     first = other = first_off = other_off = 0
     for name, a in ours.items():
-        if "proj.weight" not in name:
-            continue
         off = ((a == 0) != (theirs[name] == 0)).sum().item()
         if ".layers.0." in name:
             first, first_off = first + a.numel(), first_off + off
@@ -147,67 +150,150 @@ def compare_masks(checks, label, ours, theirs, exact):
         print(f"     {label}: masks: {detail}")
 
 
-def main(model, calibration, test, jobs, quick):
-    checks = Checks()
-    text = Path(calibration).read_bytes()[:2_000_000].decode(errors="ignore")
-    tokenizer, windows, body = read_windows(model, text)
-    with workdir() as name:
-        folder = Path(name)
-        (folder / "calibration.txt").write_text(shorten(tokenizer, text, body))
-        (folder / "test.txt").write_bytes(Path(test).read_bytes()[:TEST_BYTES].decode(errors="ignore").encode())
-        sample = ["--calibration", folder / "calibration.txt", "--samples", SAMPLES, "--calibration-context", CONTEXT]
-        rows = []
-        for pattern in PATTERNS:
-            results = []
-            for method in METHODS:
-                if f"{pattern}/{method}" not in jobs:
-                    continue
-                label, out = f"{pattern} {method}", folder / "llmc"
-                command = ["prune", model, *PATTERNS[pattern], "--method", method, "-o", out, "--force"]
-                if method == "magnitude":
-                    llmc(*command)
-                    results.append((method, "llmc", out.rename(folder / "magnitude"), None))
-                    continue
-                seconds = cpu_seconds(*command, *sample)
-                job = {"model": str(model), "method": method, "pattern": pattern, "windows": windows,
-                       "llmc": str(out), "out": str(folder / "other")}
-                result = run(job, folder)
-                compare_masks(checks, label, tensors(out), tensors(folder / "other"), method == "wanda")
-                if result["errors"]:
-                    ratios = {name: ours / theirs for name, (ours, theirs) in result["errors"].items()}
-                    first = [r for name, r in ratios.items() if ".layers.0." in name]
-                    checks.check(f"{label}: output errors of the first block", max(first) <= 1.01,
-                                 f"{min(first):.4f} to {max(first):.4f} of llm-compressor's; all blocks on its inputs "
-                                 f"{sum(ratios.values()) / len(ratios):.4f}")
-                print(f"     {label}: {seconds:.1f} s of CPU time, llm-compressor {result['seconds']:.1f} s: "
-                      f"{result['seconds'] / seconds:.2f} times as long", flush=True)
-                shutil.copy(Path(model) / "tokenizer.json", folder / "other" / "tokenizer.json")
-                results.append((method, "llmc", out.rename(folder / f"llmc-{method}"), seconds))
-                results.append((method, "llm-compressor", (folder / "other").rename(folder / f"other-{method}"), result["seconds"]))
-            if not results or quick:
-                for _, _, path, _ in results:
-                    shutil.rmtree(path)
-                continue
-            reports = evaluate([model, *(path for _, _, path, _ in results)], folder / "test.txt", CONTEXT)
-            if not rows:
-                rows.append(f"| | the model | | {reports[0]['perplexity']:.3f} | | |")
-            kl = {}
-            for (method, program, path, seconds), report in zip(results, reports[1:]):
-                divergence = report["vs_baseline"]["kl_mean"]
-                kl[method, program] = divergence
-                rows.append(f"| {pattern} | {method} | {program} | {report['perplexity']:.3f} | {divergence:.4f} | "
-                            f"{'' if seconds is None else f'{seconds:.0f} s'} |")
-                print(f"     {rows[-1]}", flush=True)
-                shutil.rmtree(path)
-            for method in METHODS:
-                if (method, "llm-compressor") not in kl:
-                    continue
-                ours, theirs = kl[method, "llmc"], kl[method, "llm-compressor"]
-                checks.check(f"{pattern} {method}: divergence", ours <= theirs * 1.02, f"{ours:.4f}, llm-compressor {theirs:.4f}")
-        if quick:
-            checks.done()
-        print("\n| pattern | method | program | perplexity | KL mean | CPU time |\n|---|---|---|--:|--:|--:|")
-        print("\n".join(rows))
+def compare_errors(checks, label, ours, theirs, original, hessians):
+    """Checks the errors of the first block's outputs, on the inputs that llm-compressor has seen."""
+    from safetensors.torch import load_file
+    ratios = []
+    for name, h in load_file(hessians).items():
+        w = original[name].float()
+        ratios.append(relative(w - ours[name].float(), w, h) / relative(w - theirs[name].float(), w, h))
+    checks.check(f"{label}: output errors of the first block", max(ratios) <= 1.01,
+                 f"{min(ratios):.4f} to {max(ratios):.4f} of llm-compressor's")
+
+
+class Work:
+    """Pruned models and figures of one model, in a folder."""
+
+    def __init__(self, folder, args):
+        self.folder, self.args = folder, args
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "results.json"
+        self.results = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.calibration, self.parts = folder / "calibration.txt", []
+        test = Path(args.test).read_bytes()[:TEST_BYTES]
+        for i in range(PARTS):
+            self.parts.append(folder / f"test-{i}.txt")
+            part = test[i * len(test) // PARTS:(i + 1) * len(test) // PARTS]
+            self.parts[i].write_bytes(part.decode(errors="ignore").encode())
+        if not self.calibration.exists():
+            self.windows()
+
+    @functools.cache
+    def windows(self):
+        text = Path(self.args.calibration).read_bytes()[:2_000_000].decode(errors="ignore")
+        tokenizer, windows, body = read_windows(self.args.model, text)
+        self.calibration.write_text(shorten(tokenizer, text, body))
+        return windows
+
+    def put(self, name, **values):
+        self.results.setdefault(name, {}).update(values)
+        self.path.write_text(json.dumps(self.results, indent=1))
+
+    def place(self, program, job):
+        name = f"{program}-{job.replace(':', 'of').replace('/', '-')}"
+        return name, self.folder / name
+
+    def ours(self, job):
+        """llmc's model of a job, and its name."""
+        pattern, method = job.split("/")
+        method, *flags = method.split("+")
+        name, out = self.place("llmc", job)
+        if not out.exists():
+            command = ["prune", self.args.model, *PATTERNS[pattern], "--method", method, "-o", out]
+            for flag in flags:
+                command += FLAGS[flag]
+            if method != "magnitude" or set(flags) - {"global"}:
+                command += ["--calibration", self.calibration, "--samples", SAMPLES, "--calibration-context", CONTEXT]
+            self.put(name, seconds=cpu_seconds(*command))
+        return name, out
+
+    def theirs(self, job):
+        """llm-compressor's model of a job, and its name; it has no magnitude and no flags."""
+        pattern, method = job.split("/")
+        if method not in ("wanda", "sparsegpt"):
+            return None, None
+        name, out = self.place("llm-compressor", job)
+        if not out.exists():
+            part = out.with_suffix(".part")
+            self.put(name, **run_other({"model": str(self.args.model), "method": method, "pattern": pattern,
+                                        "windows": self.windows(), "out": str(part)}))
+            shutil.copy(Path(self.args.model) / "tokenizer.json", part / "tokenizer.json")
+            part.rename(out)
+        return name, out
+
+    def evaluate(self, models):
+        """Measures those models, by name, that are not measured yet, four at a time."""
+        for i, part in enumerate(self.parts):
+            left = [name for name in models if len(self.results.get(name, {}).get("parts", [])) == i]
+            for at in range(0, len(left), 4):
+                names = left[at:at + 4]
+                whole, *reports = evaluate([self.args.model, *(models[name] for name in names)], part, CONTEXT)
+                measured = [("whole", whole), *zip(names, reports)]
+                for name, report in measured:
+                    parts = self.results.get(name, {}).get("parts", [])
+                    if len(parts) == i:
+                        kl = report.get("vs_baseline", {}).get("kl_mean", 0)
+                        self.put(name, parts=[*parts, [report["tokens"], report["nll"], kl]])
+
+    def measured(self, name):
+        """Perplexity and mean divergence over all parts."""
+        parts = self.results[name]["parts"]
+        tokens = sum(n for n, _, _ in parts)
+        mean = lambda column: sum(p[0] * p[column] for p in parts) / tokens
+        return {"perplexity": math.exp(mean(1)), "kl": mean(2), "tokens": tokens}
+
+
+def run(checks, work, job):
+    """Compares what both programs make of one job, and returns rows of the table."""
+    models = {}
+    for program, make in (("llmc", work.ours), ("llm-compressor", work.theirs)):
+        name, out = work.place(program, job) if work.args.measure else make(job)
+        if out and out.exists():
+            models[name] = out
+    names = list(models)
+    if len(names) == 2:
+        ours, theirs = models.values()
+        a, b = tensors(ours), tensors(theirs)
+        compare_masks(checks, job, a, b, "wanda" in job)
+        if (theirs / "first-block.hessians").exists():
+            compare_errors(checks, job, a, b, tensors(work.args.model), theirs / "first-block.hessians")
+    work.evaluate(models)
+    rows = []
+    for name in names:
+        r = work.measured(name)
+        rows.append(f"| {job} | {'llmc' if name.startswith('llmc-') else 'llm-compressor'} | {r['perplexity']:.2f} | {r['kl']:.4f} | "
+                    f"{work.results[name].get('seconds', 0):.0f} s |")
+        print(f"     {rows[-1]}", flush=True)
+    if len(names) == 2:
+        ours, theirs = map(work.measured, names)
+        for key in ("kl", "perplexity"):
+            checks.check(f"{job}: {key}", ours[key] <= theirs[key] * 1.02, f"{ours[key]:.4f}, llm-compressor {theirs[key]:.4f}")
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("calibration", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("jobs", nargs="*", default=[])
+    parser.add_argument("--work", type=Path, default=Path("sparsity"))
+    parser.add_argument("--make", choices=["llmc", "llm-compressor"], help="only make this program's models")
+    parser.add_argument("--measure", action="store_true", help="only measure what is there")
+    args = parser.parse_args()
+    work = Work(args.work / args.model.name, args)
+    jobs = args.jobs or [f"{p}/{m}" for p in PATTERNS for m in METHODS]
+    if args.make:
+        for job in jobs:
+            work.ours(job) if args.make == "llmc" else work.theirs(job)
+        return
+    checks, rows = Checks(), []
+    for job in jobs:
+        rows += run(checks, work, job)
+    whole = work.measured("whole")
+    print(f"\nperplexity over {whole['tokens']} tokens, {whole['perplexity']:.3f} before\n")
+    print("| zeros | program | perplexity | KL mean | CPU time |\n|---|---|--:|--:|--:|")
+    print("\n".join(rows))
     checks.done()
 
 
@@ -216,7 +302,4 @@ if __name__ == "__main__":
         given = Path(sys.argv[2])
         given.with_name("result.json").write_text(json.dumps(compress(json.loads(given.read_text()))))
     else:
-        arguments = [a for a in sys.argv[1:] if a != "--quick"]
-        if len(arguments) < 3:
-            sys.exit(__doc__)
-        main(*arguments[:3], arguments[3:] or [f"{p}/{m}" for p in PATTERNS for m in METHODS], "--quick" in sys.argv)
+        main()
