@@ -232,7 +232,7 @@ func (w *walk) take(window int) (*kernels.Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := w.dev.NewTensor(w.rows[window], len(values)/w.rows[window])
+	x := w.dev.NewResult(w.rows[window], len(values)/w.rows[window])
 	w.dev.Write(x, values)
 	return x, nil
 }

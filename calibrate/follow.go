@@ -232,7 +232,7 @@ func (f *follow) take(from hiddenStates, window int) (*kernels.Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := f.dev.NewTensor(f.rows[window], len(values)/f.rows[window])
+	x := f.dev.NewResult(f.rows[window], len(values)/f.rows[window])
 	f.dev.Write(x, values)
 	return x, nil
 }

@@ -77,7 +77,7 @@ func (h *halfWalk) recall(window int, x *kernels.Tensor) *kernels.Tensor {
 	}
 	values := h.inner[window]
 	h.inner[window] = nil
-	in := h.dev.NewTensor(x.Rows, len(values)/x.Rows)
+	in := h.dev.NewResult(x.Rows, len(values)/x.Rows)
 	h.dev.Write(in, values)
 	return in
 }

@@ -20,6 +20,9 @@ type Device interface {
 	LoadTable(m Matrix) Weight
 	// NewTensor returns a zeroed tensor of shape [rows, cols].
 	NewTensor(rows, cols int) *Tensor
+	// NewResult is NewTensor for what an operation will set all of: what is in it
+	// is not defined.
+	NewResult(rows, cols int) *Tensor
 	// Free gives a tensor's memory back for reuse; t must not be used again.
 	Free(t *Tensor)
 	// Write copies src, row-major, into dst, which has as many elements.

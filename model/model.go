@@ -359,7 +359,7 @@ func (m *Model) through(ctx context.Context, s *State, x *kernels.Tensor) error 
 // Embed returns the embeddings [len(ids), hidden] that the first block takes.
 // Ids must be within the vocabulary; the caller frees the tensor.
 func (m *Model) Embed(ids []int32) *kernels.Tensor {
-	x := m.dev.NewTensor(len(ids), m.cfg.Hidden)
+	x := m.dev.NewResult(len(ids), m.cfg.Hidden)
 	m.dev.Embed(x, m.embed, ids)
 	if m.cfg.EmbedScale != 1 {
 		m.dev.Scale(x, float32(m.cfg.EmbedScale))
@@ -375,7 +375,7 @@ func (m *Model) Norm(x *kernels.Tensor) {
 // Logits returns the predictions [rows, vocab] of normalized hidden states
 // [rows, hidden]. The caller frees the tensor.
 func (m *Model) Logits(hidden *kernels.Tensor) *kernels.Tensor {
-	out := m.dev.NewTensor(hidden.Rows, m.cfg.Vocab)
+	out := m.dev.NewResult(hidden.Rows, m.cfg.Vocab)
 	m.multiply(out, hidden, m.head, m.headInputs)
 	if m.cfg.LogitCap > 0 {
 		m.dev.SoftCap(out, float32(m.cfg.LogitCap))
@@ -428,7 +428,7 @@ func (m *Model) attention(i int, x *kernels.Tensor, cache kernels.Cache) {
 
 // attentionInput returns what q, k and v multiply.
 func (m *Model) attentionInput(i int, x *kernels.Tensor) *kernels.Tensor {
-	in := m.dev.NewTensor(x.Rows, m.cfg.Hidden)
+	in := m.dev.NewResult(x.Rows, m.cfg.Hidden)
 	m.normTo(i, AttnNorm, in, x)
 	return in
 }
@@ -446,7 +446,7 @@ func (m *Model) mix(i int, in *kernels.Tensor, cache kernels.Cache) *kernels.Ten
 	start := cache.Len()
 	d.Rotate(q, c.HeadDim, m.ropes[i], start)
 	d.Rotate(k, c.HeadDim, m.ropes[i], start)
-	mixed := d.NewTensor(in.Rows, c.Heads*c.HeadDim)
+	mixed := d.NewResult(in.Rows, c.Heads*c.HeadDim)
 	d.Attention(mixed, q, k, v, cache, kernels.AttentionSpec{
 		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim,
 		Scale: float32(c.AttnScale), Window: c.WindowOf(i),
@@ -478,7 +478,7 @@ func (m *Model) feedForward(i int, x *kernels.Tensor) {
 
 // feedForwardInput returns what gate and up multiply.
 func (m *Model) feedForwardInput(i int, x *kernels.Tensor) *kernels.Tensor {
-	in := m.dev.NewTensor(x.Rows, m.cfg.Hidden)
+	in := m.dev.NewResult(x.Rows, m.cfg.Hidden)
 	m.normTo(i, FFNNorm, in, x)
 	return in
 }
@@ -504,7 +504,7 @@ func (m *Model) inner(i int, e Expert, in *kernels.Tensor) *kernels.Tensor {
 func (m *Model) linear(i int, id ID, in *kernels.Tensor) *kernels.Tensor {
 	w := m.blocks[i].weights[id]
 	rows, _ := w.Shape()
-	out := m.dev.NewTensor(in.Rows, rows)
+	out := m.dev.NewResult(in.Rows, rows)
 	m.multiply(out, in, w, m.blocks[i].inputs[id])
 	if bias := m.blocks[i].vectors[ID{Role: id.Role, Expert: id.Expert, Bias: true}]; bias != nil {
 		m.dev.Add(out, bias)
@@ -518,7 +518,7 @@ func (m *Model) multiply(dst, in *kernels.Tensor, w kernels.Weight, r kernels.Ro
 		m.dev.MatMul(dst, in, w)
 		return
 	}
-	rounded := m.dev.NewTensor(in.Rows, in.Cols)
+	rounded := m.dev.NewResult(in.Rows, in.Cols)
 	m.dev.Round(rounded, in, r)
 	m.dev.MatMul(dst, rounded, w)
 	m.dev.Free(rounded)

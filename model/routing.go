@@ -33,7 +33,7 @@ func (m *Model) mixture(i int, in *kernels.Tensor) *kernels.Tensor {
 
 // expert adds to out what an expert makes of its rows of in.
 func (m *Model) expert(i int, e Expert, out, in *kernels.Tensor, to routed) {
-	x := m.dev.NewTensor(len(to.rows), in.Cols)
+	x := m.dev.NewResult(len(to.rows), in.Cols)
 	m.dev.Select(x, in, to.rows)
 	m.see(i, e, ffnIn, x)
 	y := m.gated(i, e, x)

@@ -389,9 +389,9 @@ func (r *Run) errorsAt(ctx context.Context, id model.ID, in *calibrate.Inputs, p
 		if err := (Wanda{}).Prune(ctx, l, Pattern{Sparsity: at}); err != nil {
 			return nil, err
 		}
-		errors, output := solve.OutputErrors(whole, kernels.FromFloat32s(rows, cols, l.Weight), in.Hessian, r.threads)
+		errors, output := solve.OutputErrors(whole, in.Hessian, r.threads, kernels.FromFloat32s(rows, cols, l.Weight))
 		sum := 0.0
-		for _, e := range errors {
+		for _, e := range errors[0] {
 			sum += e
 		}
 		if output > 0 {

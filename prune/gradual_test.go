@@ -48,9 +48,9 @@ func TestGradual(t *testing.T) {
 					t.Errorf("%s %s: %d zeros of %d", m.Name(), p, n, len(l.Weight))
 				}
 				w, q := kernels.FromFloat32s(l.Rows, l.Cols, base.Weight), kernels.FromFloat32s(l.Rows, l.Cols, l.Weight)
-				errors, whole := solve.OutputErrors(w, q, base.Inputs.Hessian, 1)
+				errors, whole := solve.OutputErrors(w, base.Inputs.Hessian, 1, q)
 				sum := 0.0
-				for _, e := range errors {
+				for _, e := range errors[0] {
 					sum += e
 				}
 				return sum / whole

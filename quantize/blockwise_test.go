@@ -299,8 +299,8 @@ func TestGPTQBlocks(t *testing.T) {
 			if !(own < 0.7*searched) {
 				t.Errorf("the output error is %g, the search's %g", own, searched)
 			}
-			ownRows, _ := solve.OutputErrors(w, q, in.Hessian, 1)
-			searchedRows, _ := solve.OutputErrors(w, plain, in.Hessian, 1)
+			rows, _ := solve.OutputErrors(w, in.Hessian, 1, q, plain)
+			ownRows, searchedRows := rows[0], rows[1]
 			for r := range ownRows {
 				if ownRows[r] > searchedRows[r] {
 					t.Errorf("row %d has the error %g, the search's is %g", r, ownRows[r], searchedRows[r])

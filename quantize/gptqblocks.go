@@ -74,8 +74,8 @@ func (m GPTQSolver) improve(ctx context.Context, l Layer, layout *blocks.Layout,
 		if err != nil {
 			return err
 		}
-		own, part := outputErrors(w, solved, l.Inputs.Hessian, m.Threads)
-		searched, _ := outputErrors(w, rowsOf{out, from, n}, l.Inputs.Hessian, m.Threads)
+		rows, part := outputErrors(w, l.Inputs.Hessian, m.Threads, solved, rowsOf{out, from, n})
+		own, searched := rows[0], rows[1]
 		for _, e := range searched {
 			searchErrors += e
 		}

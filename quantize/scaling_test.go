@@ -197,7 +197,7 @@ func TestOutputErrorOfDividedRows(t *testing.T) {
 			divided[i] = rounded[i] / scale[r]
 		}
 	}
-	want, whole := outputErrors(source, kernels.FromFloat32s(rows, cols, rounded), in.Hessian, 1)
+	want, whole := outputErrors(source, in.Hessian, 1, kernels.FromFloat32s(rows, cols, rounded))
 	g := fold.Groups(&w.Config, 0)[3]
 	if _, err := g.Apply(w, scale); err != nil {
 		t.Fatal(err)
@@ -207,14 +207,14 @@ func TestOutputErrorOfDividedRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := kernels.FromFloat32s(rows, cols, divided)
-	got, all := outputErrors(folded, q, in.Hessian, 1)
+	got, all := outputErrors(folded, in.Hessian, 1, q)
 	if math.Abs(all/whole-1) > 1e-5 {
 		t.Errorf("the whole output has %g, want %g", all, whole)
 	}
-	part, _ := outputErrors(rowsOf{folded, 5, 9}, rowsOf{q, 5, 9}, in.Hessian, 1)
-	for r, e := range want {
-		if math.Abs(got[r]/e-1) > 1e-4 || r >= 5 && r < 14 && math.Abs(part[r-5]/e-1) > 1e-4 {
-			t.Fatalf("row %d has the error %g, want %g", r, got[r], e)
+	part, _ := outputErrors(rowsOf{folded, 5, 9}, in.Hessian, 1, rowsOf{q, 5, 9})
+	for r, e := range want[0] {
+		if math.Abs(got[0][r]/e-1) > 1e-4 || r >= 5 && r < 14 && math.Abs(part[0][r-5]/e-1) > 1e-4 {
+			t.Fatalf("row %d has the error %g, want %g", r, got[0][r], e)
 		}
 	}
 }

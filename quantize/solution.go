@@ -3,6 +3,7 @@ package quantize
 import (
 	"context"
 	"math"
+	"slices"
 
 	"llmc/internal/solve"
 	"llmc/kernels"
@@ -50,21 +51,23 @@ func (l *Layer) compare(ctx context.Context, q kernels.Matrix, rtn RTN, s Scheme
 	if l.Solution == nil {
 		return nil
 	}
-	own := OutputError(l.Weight, q, l.Inputs.Hessian, rtn.Threads)
-	l.Solution.OutputError = &own
-	if l.Solution.RTNOutputError != nil {
-		return nil
+	compared := []kernels.Matrix{q}
+	if l.Solution.RTNOutputError == nil {
+		plain := Layer{Name: l.Name, Weight: l.Weight}
+		if !s.IsInteger() {
+			plain.Inputs = l.Inputs
+		}
+		nearest, err := rtn.Quantize(ctx, plain, s)
+		if err != nil {
+			return err
+		}
+		compared = append(compared, nearest)
 	}
-	plain := Layer{Name: l.Name, Weight: l.Weight}
-	if !s.IsInteger() {
-		plain.Inputs = l.Inputs
+	errors := relativeErrors(l.Weight, l.Inputs.Hessian, rtn.Threads, compared...)
+	l.Solution.OutputError = &errors[0]
+	if len(errors) > 1 {
+		l.Solution.RTNOutputError = &errors[1]
 	}
-	nearest, err := rtn.Quantize(ctx, plain, s)
-	if err != nil {
-		return err
-	}
-	unsolved := OutputError(l.Weight, nearest, l.Inputs.Hessian, rtn.Threads)
-	l.Solution.RTNOutputError = &unsolved
 	return nil
 }
 
@@ -72,21 +75,32 @@ func (l *Layer) compare(ctx context.Context, q kernels.Matrix, rtn RTN, s Scheme
 // the Hessian X Xᵀ [in, in] of the inputs; 0 when the output is zero. It does
 // not depend on the number of threads.
 func OutputError(w, q kernels.Matrix, hessian []float32, threads int) float64 {
-	rows, whole := outputErrors(w, q, hessian, threads)
-	sum := 0.0
-	for _, e := range rows {
-		sum += e
+	return relativeErrors(w, hessian, threads, q)[0]
+}
+
+// relativeErrors returns the OutputError of each q.
+func relativeErrors(w kernels.Matrix, hessian []float32, threads int, qs ...kernels.Matrix) (list []float64) {
+	errors, whole := outputErrors(w, hessian, threads, qs...)
+	for _, rows := range errors {
+		sum := 0.0
+		for _, e := range rows {
+			sum += e
+		}
+		list = append(list, *relativeError(sum, whole))
 	}
-	return *relativeError(sum, whole)
+	return list
 }
 
 // outputErrors is [solve.OutputErrors] in the units of the source, where rows
 // of w have been divided for the sake of the linear behind.
-func outputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors []float64, whole float64) {
+func outputErrors(w kernels.Matrix, hessian []float32, threads int, qs ...kernels.Matrix) (errors [][]float64, whole float64) {
 	if factors := rowFactors(w); factors != nil {
-		w, q = undivided{w, factors}, undivided{q, factors}
+		w, qs = undivided{w, factors}, slices.Clone(qs)
+		for i, q := range qs {
+			qs[i] = undivided{q, factors}
+		}
 	}
-	return solve.OutputErrors(w, q, hessian, threads)
+	return solve.OutputErrors(w, hessian, threads, qs...)
 }
 
 // undivided is a matrix without the factors of its rows.

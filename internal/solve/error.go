@@ -7,24 +7,25 @@ import (
 	"llmc/kernels"
 )
 
-// OutputErrors returns the squared norms of the rows of (W-Q)X, and that of WX,
-// for matrices of one shape [out, in] from the Hessian X Xᵀ [in, in] of the
-// inputs. They do not depend on the number of threads.
-func OutputErrors(w, q kernels.Matrix, hessian []float32, threads int) (errors []float64, whole float64) {
+// OutputErrors returns the squared norms of the rows of (W-Q)X for each Q, and
+// that of WX, for matrices of one shape [out, in] from the Hessian X Xᵀ [in, in]
+// of the inputs. They do not depend on the number of threads.
+func OutputErrors(w kernels.Matrix, hessian []float32, threads int, qs ...kernels.Matrix) (errors [][]float64, whole float64) {
 	rows, cols := w.Shape()
 	out := NewOutputs(hessian, cols, threads)
 	defer out.Close()
-	x := out.CPU.NewTensor(rows, cols)
-	for r := range rows {
-		w.Row(x.Data[r*cols:][:cols], r)
-	}
+	x, d := out.CPU.NewResult(rows, cols), out.CPU.NewResult(rows, cols)
+	out.each(rows, cols, func(r int) { w.Row(x.Data[r*cols:][:cols], r) })
 	whole = out.Energy(x)
-	rounded := make([]float32, cols)
-	for r := range rows {
-		q.Row(rounded, r)
-		out.CPU.AddScaled(x.Data[r*cols:][:cols], rounded, -1)
+	for _, q := range qs {
+		out.each(rows, cols, func(r int) {
+			row := d.Data[r*cols:][:cols]
+			q.Row(row, r)
+			out.CPU.AddScaled(row, x.Data[r*cols:][:cols], -1)
+		})
+		errors = append(errors, out.Energies(d))
 	}
-	return out.Energies(x), whole
+	return errors, whole
 }
 
 // Outputs measures what weights make of the inputs behind a Hessian.
@@ -60,18 +61,25 @@ func (o *Outputs) Energies(x *kernels.Tensor) []float64 {
 		A: kernels.NewBlock(x.Data, x.Rows, n), B: o.hessian, UpperB: true,
 	})
 	sums := make([]float64, x.Rows)
+	o.each(x.Rows, n, func(r int) {
+		y, sum := product.Data[r*n:][:n], 0.0
+		for i, v := range x.Data[r*n:][:n] {
+			sum += float64(v) * (2*float64(y[i]) - o.diagonal[i]*float64(v))
+		}
+		sums[r] = max(sum, 0)
+	})
+	return sums
+}
+
+// each visits rows of so many columns, some at a time.
+func (o *Outputs) each(rows, cols int, visit func(r int)) {
 	// Nothing ends it early, so that it does not fail.
-	_ = parallel.Rows(context.Background(), o.threads, x.Rows, n, func() func(int) error {
+	_ = parallel.Rows(context.Background(), o.threads, rows, cols, func() func(int) error {
 		return func(r int) error {
-			y, sum := product.Data[r*n:][:n], 0.0
-			for i, v := range x.Data[r*n:][:n] {
-				sum += float64(v) * (2*float64(y[i]) - o.diagonal[i]*float64(v))
-			}
-			sums[r] = max(sum, 0)
+			visit(r)
 			return nil
 		}
 	})
-	return sums
 }
 
 // Energy is the sum of Energies.
