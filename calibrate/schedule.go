@@ -71,15 +71,17 @@ func NewSchedule(w *model.Weights, windows, context int, o Options) (*Schedule, 
 	p := planner{weights: w, windows: int64(windows), context: int64(context), options: o}
 	inputs := p.inputs()
 	single := p.single(inputs)
-	least := p.schedule(single, true)
+	short := p
+	short.options.MaxMemory = 1
+	least := short.schedule(single, true)
 	var choices []func() *Schedule
 	if o.Sequential && !o.Unchanged && w.Config.Experts.Count == 0 {
-		least = p.sequential(single, true, false)
+		least = short.sequential(single, true, false)
 		if o.MaxMemory > 0 || p.inner() <= innerBytes {
 			choices = append(choices, func() *Schedule { return p.sequential(single, false, true) })
 		}
 		choices = append(choices, func() *Schedule { return p.sequential(single, false, false) },
-			func() *Schedule { return least })
+			func() *Schedule { return p.sequential(single, true, false) })
 	} else {
 		all := [][]input{inputs}
 		choices = append(choices, func() *Schedule { return p.schedule(all, false) },
@@ -188,6 +190,9 @@ func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
 			held += in.bytes
 		}
 		most = max(most, held+p.forward()+p.add(pass))
+		if p.options.MaxMemory <= 0 { // see walk.trim
+			held += p.forward()
+		}
 		for _, in := range slices.Backward(pass) {
 			most = max(most, held+in.solve.Bytes)
 			held -= in.bytes
