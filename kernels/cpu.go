@@ -25,6 +25,7 @@ type engine struct {
 	sums      []float32 // of parts of rows, see gradient.go
 	compute   Compute
 	quantized quantized  // the activations of an integer product
+	panels    arena      // of rearranged weights
 	split     splitTiles // see attention_split.go
 	angles    map[*Rope]*angles
 }

@@ -380,6 +380,32 @@ func TestPool(t *testing.T) {
 	}
 }
 
+// TestPoolWaits has parts that take longer than the caller spins, between short
+// ones, so that late workers find the next task waited for.
+func TestPoolWaits(t *testing.T) {
+	p := newPool(4)
+	defer p.close()
+	for i := range 300 {
+		slow := &slowTask{runs: make([]int, 3), pause: time.Duration(i%3) * 100 * time.Microsecond}
+		p.run(3, slow)
+		quick := &countTask{runs: make([]int, 9)}
+		p.run(9, quick)
+		if slices.Min(slow.runs) != 1 || slices.Max(slow.runs) != 1 || slices.Min(quick.runs) != 1 || slices.Max(quick.runs) != 1 {
+			t.Fatalf("run %d: parts ran %v and %v times", i, slow.runs, quick.runs)
+		}
+	}
+}
+
+type slowTask struct {
+	runs  []int
+	pause time.Duration
+}
+
+func (s *slowTask) run(_, part int) {
+	time.Sleep(s.pause * time.Duration(part))
+	s.runs[part]++
+}
+
 // TestPoolCloses waits for the workers of a closed pool to end.
 func TestPoolCloses(t *testing.T) {
 	before := runtime.NumGoroutine()

@@ -52,7 +52,7 @@ func (d *Dense) units(_ []byte, first, n int) []byte {
 // are zero too.
 func (c *CPU) pack(w *integerWeight, src unitRows) {
 	panels := ceilDiv(w.rows, w.lanes)
-	w.data = alignedBytes(panels * w.lanes * w.rowLen)
+	w.data = c.panels.take(panels * w.lanes * w.rowLen)
 	c.jobs.panels = packPanels{e: c.engine, w: w, src: src}
 	c.pool.run(panels, &c.jobs.panels)
 	c.jobs.panels = packPanels{}

@@ -5,6 +5,9 @@ import "unsafe"
 // alignment is the size of a cache line and of the widest vector.
 const alignment = 64
 
+// hugePage is the size of large pages where small ones have 4 kilobytes.
+const hugePage = 2 << 20
+
 // alignedFloats returns n zeros that begin at a multiple of 64 bytes.
 func alignedFloats(n int) []float32 {
 	const extra = alignment / 4
@@ -16,12 +19,6 @@ func alignedFloats(n int) []float32 {
 		skip = int(alignment-at) / 4
 	}
 	return buf[skip : skip+n : skip+n]
-}
-
-// alignedBytes returns n zeros that begin at a multiple of 64 bytes.
-func alignedBytes(n int) []byte {
-	f := alignedFloats(max(1, ceilDiv(n, 4)))
-	return unsafe.Slice(bytePointer(f), 4*len(f))[:n:n]
 }
 
 // bytePointer is the address of v, which must not be empty.

@@ -6,9 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hugePage is the size of large pages where small ones have 4 kilobytes.
-const hugePage = 2 << 20
-
 // preferHugePages asks for large pages where v is memory of several of them
 // that was not written yet: panels are then read without a stop at every 4
 // kilobytes, where the processor's prefetching ends, and page tables are

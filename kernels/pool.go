@@ -14,8 +14,8 @@ type task interface {
 }
 
 // pool runs the parts of a task on some threads: the caller's and workers
-// that wait for the next task, at first spinning for the few microseconds
-// between two layers, then asleep. One goroutine at a time may call run.
+// that wait for the next task, at first spinning for the microseconds between
+// two products, then asleep. One goroutine at a time may call run.
 type pool struct {
 	threads int
 	current task
@@ -27,8 +27,11 @@ type pool struct {
 	state   atomic.Uint64
 	pending atomic.Int64 // parts that are not finished
 	workers []*worker
-	done    chan struct{} // one message by the worker that finishes the last part
-	closed  atomic.Bool
+	// asleep says that the caller waits for a message of the worker that finishes
+	// the last part, which clears it and sends one.
+	asleep atomic.Bool
+	done   chan struct{}
+	closed atomic.Bool
 }
 
 type worker struct {
@@ -47,7 +50,7 @@ func (w *worker) rouse() {
 const (
 	partBits  = 32
 	partMask  = 1<<partBits - 1
-	spinTries = 20000 // about 20 microseconds
+	spinTries = 100000 // some 50 microseconds: more than lies between two products of a decoded token
 )
 
 // newPool starts threads-1 workers; threads <= 0 means GOMAXPROCS.
@@ -96,14 +99,28 @@ func (p *pool) run(parts int, t task) {
 		}
 	}
 	if !p.take(0) {
-		for range spinTries {
-			if p.pending.Load() == 0 {
-				break
-			}
+		p.wait()
+	}
+	p.current = nil
+}
+
+// wait returns when no part is left to be finished: at first it spins, since
+// falling asleep and being woken takes longer than most parts.
+func (p *pool) wait() {
+	for range spinTries {
+		if p.pending.Load() == 0 {
+			return
+		}
+	}
+	// A worker that finished the last task may only now find that somebody
+	// waits, for another task; hence the loop.
+	for p.pending.Load() != 0 {
+		p.asleep.Store(true)
+		if p.pending.Load() == 0 && p.asleep.CompareAndSwap(true, false) {
+			return
 		}
 		<-p.done
 	}
-	p.current = nil
 }
 
 // take runs parts until none is left and reports whether it finished the last
@@ -128,7 +145,7 @@ func (p *pool) take(id int) (last bool) {
 // a new task for a short time, and then sleeps until it is woken.
 func (p *pool) work(w *worker, id int) {
 	for {
-		if p.take(id) {
+		if p.take(id) && p.asleep.CompareAndSwap(true, false) {
 			p.done <- struct{}{}
 		}
 		if p.soon() {
