@@ -43,6 +43,8 @@ type Run struct {
 
 	permutes bool                           // see Permute
 	seen     map[model.ID]*calibrate.Inputs // see Observe
+
+	firstToken float64 // see WeighFirstToken
 }
 
 // NewRun returns a run over the linears of w's blocks, but for those that a
@@ -95,12 +97,17 @@ func NewRunOf(w *model.Weights, ids []model.ID, m Method, p Pattern, threads int
 	return r, nil
 }
 
+// WeighFirstToken makes the first token of each window count as this share of the
+// window's tokens more in the Hessians of q, k and v; see
+// [calibrate.Options.FirstToken].
+func (r *Run) WeighFirstToken(share float64) { r.firstToken = share }
+
 // Options is what a walk has to gather and to keep for the run's method.
 func (r *Run) Options() calibrate.Options {
 	return calibrate.Options{
 		// A permutation changes the linears before the one it is for.
 		Sequential: r.method.Needs()&NeedsHessian != 0 && !r.permutes,
-		Hessian:    r.method.Needs()&NeedsHessian != 0, Save: r.save, Load: r.load,
+		Hessian:    r.method.Needs()&NeedsHessian != 0, FirstToken: r.firstToken, Save: r.save, Load: r.load,
 		Solve: func(rows, cols int) calibrate.Cost {
 			n, size := int64(cols), int64(rows)*int64(cols)
 			if r.method.Needs()&NeedsHessian == 0 {

@@ -29,6 +29,7 @@ type pruneOptions struct {
 	steps      int
 	permute    bool
 	damp       float64
+	firstToken float64
 	ignore     []string
 	text       string
 	context    int
@@ -111,6 +112,7 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	flags.IntVar(&o.steps, "steps", 0, "get there in so many `steps`, each sparser; after each, what stays is fitted to the outputs by least squares")
 	flags.BoolVar(&o.permute, "permute", false, "N:M: first put the inputs of down and o into an order in which the pattern keeps more; the model stays the same")
 	flags.Float64Var(&o.damp, "damp", 0.01, "sparsegpt: share of the Hessian's mean diagonal added to it")
+	flags.Float64Var(&o.firstToken, "first-token", 0, "sparsegpt, steps: how much more the first token of a window counts in q, k and v: as this share of the window's tokens")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave linears alone: roles (down, q) or globs on names; repeatable")
 	o.samples.register(cmd, "text that shows the model's activations to wanda and sparsegpt (demo model: its own)")
 	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
@@ -180,6 +182,9 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	if o.steps > 0 {
 		p.method = prune.Gradual{Method: p.method, Steps: o.steps, Damp: o.damp}
 	}
+	if err := o.checkFirstToken(p.method.Needs()&prune.NeedsHessian != 0); err != nil {
+		return nil, err
+	}
 	if p.allocation, err = o.parseAllocation(p.pattern, p.method.Name()); err != nil {
 		return nil, err
 	}
@@ -207,6 +212,17 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 
 // maxSteps bounds --steps.
 const maxSteps = 100
+
+// checkFirstToken refuses a share that cannot be, or that nothing looks at.
+func (o *pruneOptions) checkFirstToken(hessian bool) error {
+	switch {
+	case !(o.firstToken >= 0 && o.firstToken <= 100):
+		return fault.Usage("--first-token is %g, allowed is 0 to 100", o.firstToken)
+	case o.flags.Changed("first-token") && !hessian:
+		return fault.Hint(fault.Usage("--first-token says what a Hessian is made of, and the method has none"), "use --method sparsegpt, or --steps 1")
+	}
+	return nil
+}
 
 // checkSteps refuses a number of steps that cannot be.
 func (o *pruneOptions) checkSteps() error {
@@ -322,6 +338,7 @@ func (p *pruning) plan(global *globalOptions, o *pruneOptions, shard int64) erro
 	if p.run, err = prune.NewRun(p.weights, p.method, p.pattern, o.ignore, global.threads); err != nil {
 		return err
 	}
+	p.run.WeighFirstToken(o.firstToken)
 	if o.permute {
 		p.run.Permute()
 	}

@@ -125,6 +125,9 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 	if err := o.checkPermute(pattern); err != nil {
 		return err
 	}
+	if err := o.checkFirstToken(true); err != nil {
+		return err
+	}
 	if err := o.checkSteps(); err != nil {
 		return err
 	}
@@ -138,7 +141,7 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 		symmetric: o.joined.symmetric, asymmetric: o.joined.asymmetric, to: o.to, ignore: o.ignore,
 		text: o.text, context: o.context, maxShard: o.maxShard, reportFile: o.reportFile, force: o.force, dryRun: o.dryRun,
 		schemeOptions: schemeOptions{activations: "none"},
-		calibration:   calibrationOptions{sampleOptions: o.samples, damp: o.damp},
+		calibration:   calibrationOptions{sampleOptions: o.samples, damp: o.damp, firstToken: o.firstToken},
 		flags:         o.flags, given: o.flags.Changed,
 	}
 	q.pruner = p

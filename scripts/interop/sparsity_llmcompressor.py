@@ -186,6 +186,8 @@ class Work:
         return windows
 
     def put(self, name, **values):
+        if self.path.exists():  # another run may have put something there
+            self.results.update(json.loads(self.path.read_text()))
         self.results.setdefault(name, {}).update(values)
         self.path.write_text(json.dumps(self.results, indent=1))
 
@@ -288,6 +290,9 @@ def main():
             work.ours(job) if args.make == "llmc" else work.theirs(job)
         return
     checks, rows = Checks(), []
+    if args.measure:
+        places = [work.place(program, job) for job in jobs for program in ("llmc", "llm-compressor")]
+        work.evaluate({name: path for name, path in places if path.exists()})
     for job in jobs:
         rows += run(checks, work, job)
     whole = work.measured("whole")
