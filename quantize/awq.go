@@ -25,6 +25,9 @@ type AWQScaler struct {
 	Clip    Clip   // how the range of a group is chosen after scaling
 	Threads int    // 0 means one per core
 	Rounder Method // what rounds the scaled weights; nil for to nearest
+	// FirstToken is [calibrate.Options.FirstToken] of the Hessian that scales and
+	// ranges are chosen by.
+	FirstToken float64
 }
 
 // awqGrid is how many α from 0 on are tried, in steps of its inverse.
@@ -249,12 +252,14 @@ func (m AWQScaler) Cost(rows, cols int) calibrate.Cost {
 	return cost
 }
 
-// Walking is the Rounder's, see [Walker], but that scales move from a linear to
-// the one before it, which must not be rounded yet.
+// Walking sets what q, k and v's Hessian weighs the first token by, see [Walker],
+// and what the Rounder asks for, but that scales move from a linear to the one
+// before it, which must not be rounded yet.
 func (m AWQScaler) Walking(o *calibrate.Options) {
 	if rounder, ok := m.Rounder.(Walker); ok {
 		rounder.Walking(o)
 	}
+	o.FirstToken = m.FirstToken
 	o.Sequential = false
 }
 

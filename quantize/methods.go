@@ -28,8 +28,10 @@ var methods = []struct {
 }{
 	{"rtn", ClipNone, func(o Options) Method { return RTN{Clip: o.Clip, Threads: o.Threads} }},
 	{"gptq", ClipNone, func(o Options) Method { return GPTQSolver(o) }},
-	{"awq", ClipOutput, func(o Options) Method { return AWQScaler{Clip: o.Clip, Threads: o.Threads} }},
-	{"awq+gptq", ClipNone, func(o Options) Method { return AWQScaler{Threads: o.Threads, Rounder: GPTQSolver(o)} }},
+	{"awq", ClipOutput, func(o Options) Method { return AWQScaler{Clip: o.Clip, Threads: o.Threads, FirstToken: o.FirstToken} }},
+	{"awq+gptq", ClipNone, func(o Options) Method {
+		return AWQScaler{Threads: o.Threads, FirstToken: o.FirstToken, Rounder: GPTQSolver(o)}
+	}},
 }
 
 // NewMethod returns the method of a name.

@@ -39,13 +39,13 @@ func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.imatrix, "imatrix", "", "rtn, GGUF: weigh errors by this importance matrix, made by llmc or llama-imatrix")
 	flags.StringVar(&o.saveImatrix, "save-imatrix", "", "rtn, GGUF: write the importance matrix of --calibration; .dat for the older form")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
-	flags.Float64Var(&o.firstToken, "first-token", quantize.DefaultFirstToken, "gptq: how much more the first token of a window counts in q, k and v, which most others attend to: as this share of the window's tokens; 0 for like others")
+	flags.Float64Var(&o.firstToken, "first-token", quantize.DefaultFirstToken, "gptq, awq: how much more the first token of a window counts in q, k and v, which most others attend to: as this share of the window's tokens; 0 for like others")
 	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
 }
 
 // gptqFlags are those of calibrationFlags that only GPTQ looks at.
-var gptqFlags = []string{"damp", "first-token", "act-order", "static-groups"}
+var gptqFlags = []string{"damp", "act-order", "static-groups"}
 
 // settle checks the flags against the job's method and format. path is the
 // model's.
