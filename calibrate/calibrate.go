@@ -213,16 +213,17 @@ func (w *walk) embed(ctx context.Context, windows [][]int32) error {
 			return err
 		}
 		x := w.model.Embed(ids)
-		if err := w.save(i, x); err != nil {
+		err := w.save(i, x)
+		w.dev.Free(x)
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// save keeps a window's hidden states and frees them.
+// save keeps a window's hidden states.
 func (w *walk) save(window int, x *kernels.Tensor) error {
-	defer w.dev.Free(x)
 	return w.hidden.save(window, read(w.dev, x))
 }
 
@@ -338,8 +339,9 @@ func (w *walk) drop(i int) {
 	}
 }
 
-// forward takes all windows through a block as it is loaded.
-func (w *walk) forward(ctx context.Context, i int, each func(window int, x *kernels.Tensor) error) error {
+// each shows the hidden states of all windows one after the other, flops
+// operations in all. x is freed afterwards.
+func (w *walk) each(ctx context.Context, flops float64, visit func(window int, x *kernels.Tensor) error) error {
 	for window := range w.rows {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -348,31 +350,37 @@ func (w *walk) forward(ctx context.Context, i int, each func(window int, x *kern
 		if err != nil {
 			return err
 		}
-		w.state.Truncate(0)
-		w.model.Block(i, x, w.state)
-		if err := each(window, x); err != nil {
+		err = visit(window, x)
+		w.dev.Free(x)
+		if err != nil {
 			return err
 		}
-		w.advance(w.schedule.forward / float64(len(w.rows)))
+		w.advance(flops / float64(len(w.rows)))
 	}
 	return nil
+}
+
+// forward takes all windows through a block as it is loaded, and shows what
+// comes out as each does.
+func (w *walk) forward(ctx context.Context, i int, visit func(window int, x *kernels.Tensor) error) error {
+	return w.each(ctx, w.schedule.forward, func(window int, x *kernels.Tensor) error {
+		w.state.Truncate(0)
+		w.model.Block(i, x, w.state)
+		return visit(window, x)
+	})
 }
 
 // final gathers what the final norm makes of the hidden states.
 func (w *walk) final(ctx context.Context, visit Visitor) error {
 	roles := []model.Role{model.Head}
 	g := newGatherer(w.dev, model.Input{Roles: roles}, w.weights.Config.Hidden, w.options.Hessian)
-	for window := range w.rows {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		x, err := w.take(window)
-		if err != nil {
-			return err
-		}
+	err := w.each(ctx, 0, func(_ int, x *kernels.Tensor) error {
 		w.model.Norm(x)
 		g.add(x)
-		w.dev.Free(x)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	in, err := g.inputs()
 	if err != nil {
@@ -448,7 +456,6 @@ func (w *walk) gather(ctx context.Context, i int, pass []input, through bool) ([
 			}
 			return w.save(window, x)
 		}
-		w.dev.Free(x)
 		return nil
 	})
 	return all, err

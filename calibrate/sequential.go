@@ -58,7 +58,7 @@ func (h *halfWalk) run(ctx context.Context, visit Visitor) error {
 		in := h.recall(window, x)
 		h.Add(x, in)
 		h.dev.Free(in)
-		return h.hidden.save(window, read(h.dev, x))
+		return h.save(window, x)
 	})
 }
 
@@ -105,27 +105,6 @@ func (h *halfWalk) solve(ctx context.Context, roles []model.Role, flops float64,
 		if err := h.walk.model.LoadLinear(h.weights, model.ID{Role: role, Block: h.block}); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// each shows the hidden states of all windows one after the other, flops
-// operations in all. x is freed afterwards.
-func (h *halfWalk) each(ctx context.Context, flops float64, visit func(window int, x *kernels.Tensor) error) error {
-	for window := range h.rows {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		x, err := h.take(window)
-		if err != nil {
-			return err
-		}
-		err = visit(window, x)
-		h.dev.Free(x)
-		if err != nil {
-			return err
-		}
-		h.advance(flops / float64(len(h.rows)))
 	}
 	return nil
 }

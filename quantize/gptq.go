@@ -18,7 +18,7 @@ const DefaultDamp = solve.DefaultDamp
 // counts in q, k and v, as a share of the window's tokens. Without it GPTQ moves
 // errors to where the inputs of one token in hundreds are, and with them the
 // keys that most tokens attend to. With only the attention's linears of
-// SmolLM2-135M rounded to 4 bits, the mean KL divergence on 1022 tokens is 0.142
+// SmolLM2-135M rounded to 4 bits, and inputs as the blocks had them, the mean KL divergence on 1022 tokens is 0.142
 // without, above round-to-nearest's 0.108, and 0.044 with a share of 0.2. The
 // inputs of o, gate and down are better left alone: there the first token's, which
 // can be huge, would drown the others.

@@ -24,6 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "interop")]
 
+import common
 import quantize_llmcompressor
 import side_by_side
 import sparsity_llmcompressor
@@ -62,19 +63,19 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         side_by_side.build(work)
-        os.environ["LLMC"] = quantize_llmcompressor.llmc.__globals__["LLMC"] = str(work / "llmc")
+        common.LLMC = str(work / "llmc")
         text = options.calibration.read_bytes()[:4_000_000].decode(errors="ignore")
         tokenizer, windows, body = read_windows(options.model, text, options.samples)
         sample = work / "calibration.txt"
         sample.write_text(shorten(tokenizer, text, body, options.samples))
-        common = ["--calibration", sample, "--samples", options.samples, "--calibration-context", CONTEXT, "--force", "-o", work / "out"]
+        shared = ["--calibration", sample, "--samples", options.samples, "--calibration-context", CONTEXT, "--force", "-o", work / "out"]
         job = {"model": str(options.model), "windows": windows, "out": str(work / "theirs"),
                "bits": 4, "group": 32, "pattern": "2:4"}
         programs = {
             "GPTQ": (lambda: cpu_seconds("quantize", options.model, "--bits", 4, "--group-size", 32, "--asymmetric",
-                                         "--method", "gptq", "--to", "compressed-tensors", *common),
+                                         "--method", "gptq", "--to", "compressed-tensors", *shared),
                      lambda: quantize_llmcompressor.run("--compress", {**job, "method": "gptq"}, work)),
-            "SparseGPT": (lambda: cpu_seconds("prune", options.model, "--pattern", "2:4", "--method", "sparsegpt", *common),
+            "SparseGPT": (lambda: cpu_seconds("prune", options.model, "--pattern", "2:4", "--method", "sparsegpt", *shared),
                           lambda: sparsity_llmcompressor.run_other({**job, "method": "sparsegpt"})),
         }
         print("| | llm-compressor, clock | llmc, clock | ratio | llm-compressor, processor | llmc, processor | ratio | llmc, of peak |")
