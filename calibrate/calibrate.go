@@ -140,6 +140,9 @@ func Walk(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][
 	for _, ids := range windows {
 		walk.rows = append(walk.rows, len(ids))
 	}
+	if schedule.KeepInner {
+		walk.inner = make(memoryStates, len(windows))
+	}
 	return walk.run(ctx, windows, visit)
 }
 
@@ -151,6 +154,7 @@ type walk struct {
 	state    *model.State // of one window at a time
 	rows     []int        // tokens of each window
 	hidden   hiddenStates
+	inner    memoryStates // with Schedule.KeepInner: of the half block at work
 	options  Options
 	schedule *Schedule
 	done     float64 // operations

@@ -29,16 +29,12 @@ type halfWalk struct {
 	model.Half
 	block int
 	flops halfFlops
-	inner memoryStates // of all windows, if there is memory for them
 }
 
 func (h *halfWalk) run(ctx context.Context, visit Visitor) error {
 	inputs := func(_ int, x *kernels.Tensor) (*kernels.Tensor, error) { return h.Input(x), nil }
 	if err := h.solve(ctx, h.First, 0, inputs, visit); err != nil {
 		return err
-	}
-	if h.schedule.KeepInner {
-		h.inner = make(memoryStates, len(h.rows))
 	}
 	inner := func(window int, x *kernels.Tensor) (*kernels.Tensor, error) {
 		in := h.middle(x)
@@ -76,7 +72,6 @@ func (h *halfWalk) recall(window int, x *kernels.Tensor) *kernels.Tensor {
 		return h.middle(x)
 	}
 	values := h.inner[window]
-	h.inner[window] = nil
 	in := h.dev.NewResult(x.Rows, len(values)/x.Rows)
 	h.dev.Write(in, values)
 	return in

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 )
 
 // CPU is the [Device] that computes on this machine's processors. Weights stay
@@ -15,20 +16,29 @@ type CPU struct {
 // engine is what a CPU works with. It is apart from CPU so that a CPU that
 // nothing refers to any more can be collected while workers still wait.
 type engine struct {
-	ops       *ops
-	pool      *pool
-	free      []*Tensor
-	scratch   []scratch // per worker
-	jobs      jobs
-	packed    []float32 // the activations of a matrix product, see gemm.go
-	packedB   []float32 // the second matrix of an update, see update.go
-	sums      []float32 // of parts of rows, see gradient.go
-	compute   Compute
-	quantized quantized  // the activations of an integer product
-	panels    arena      // of rearranged weights
-	split     splitTiles // see attention_split.go
-	angles    map[*Rope]*angles
+	buffers
+	ops     *ops
+	pool    *pool
+	jobs    jobs
+	compute Compute
+	panels  arena // of rearranged weights
+	angles  map[*Rope]*angles
 }
+
+// buffers is the memory that operations work with.
+type buffers struct {
+	free      []*Tensor
+	scratch   []scratch  // per worker
+	packed    []float32  // the activations of a matrix product, see gemm.go
+	packedB   []float32  // the second matrix of an update, see update.go
+	sums      []float32  // of parts of rows, see gradient.go
+	quantized quantized  // the activations of an integer product
+	split     splitTiles // see attention_split.go
+}
+
+// retired are the buffers of closed devices, for the next ones: solvers make a
+// device for every matrix, and new memory has to be cleared page by page.
+var retired sync.Pool
 
 // scratch is memory of one worker that a part of a task may use until it
 // returns.
@@ -73,14 +83,25 @@ func NewCPUFor(compute Compute, threads int) *CPU {
 
 func newCPU(threads int, o *ops) *CPU {
 	e := &engine{ops: o, pool: newPool(threads), angles: map[*Rope]*angles{}}
-	e.scratch = make([]scratch, e.pool.threads)
+	if b, ok := retired.Get().(*buffers); ok {
+		e.buffers = *b
+	}
+	for len(e.scratch) < e.pool.threads {
+		e.scratch = append(e.scratch, scratch{})
+	}
 	c := &CPU{e}
-	runtime.AddCleanup(c, func(p *pool) { p.close() }, e.pool)
+	runtime.AddCleanup(c, func(p *pool) { _ = p.close() }, e.pool)
 	return c
 }
 
 // Close ends the device's threads. The device must not be used after it.
-func (c *CPU) Close() { c.pool.close() }
+func (c *CPU) Close() {
+	if c.pool.close() {
+		b := c.buffers
+		c.buffers = buffers{}
+		retired.Put(&b)
+	}
+}
 
 // Name says which instructions and how many threads the device uses.
 func (c *CPU) Name() string {
@@ -160,9 +181,7 @@ func (c *CPU) Free(t *Tensor) {
 // Trim gives back the memory that is kept for reuse: freed tensors and what
 // operations work with. The next operations take it again.
 func (c *CPU) Trim() {
-	c.free, c.packed, c.packedB, c.sums = nil, nil, nil, nil
-	c.quantized, c.split = quantized{}, splitTiles{}
-	clear(c.scratch)
+	c.buffers = buffers{scratch: make([]scratch, c.pool.threads)}
 }
 
 // Write copies src, row-major, into dst, which has as many elements.

@@ -67,14 +67,16 @@ func newPool(threads int) *pool {
 	return p
 }
 
-// close ends the workers once they are idle. The pool must not be used again.
-func (p *pool) close() {
+// close ends the workers once they are idle, and returns false when it has been
+// called before. The pool must not be used again.
+func (p *pool) close() bool {
 	if p.closed.Swap(true) {
-		return
+		return false
 	}
 	for _, w := range p.workers {
 		w.rouse()
 	}
+	return true
 }
 
 // run calls t.run for every part from 0 to parts-1 and returns when all are

@@ -60,12 +60,14 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 // stands.
 type dropper struct{ *mask }
 
-// Fix drops a weight or leaves it.
-func (d dropper) Fix(r, p int, row []float32) float32 {
-	if d.Choose(r, p, row) {
-		return 0
+// Fix drops weights or leaves them.
+func (d dropper) Fix(p int, x solve.Lanes) {
+	d.Choose(p, x)
+	for i, at := 0, x.At(0); i < len(at); i++ {
+		if d.Chosen(x.First+i, p) {
+			at[i] = 0
+		}
 	}
-	return row[p]
 }
 
 // mask is the [solve.Mask] of one layer on its way.
@@ -117,17 +119,23 @@ func (m *mask) Block(_ context.Context, from, to int, w []float32) error {
 	return nil
 }
 
-// Choose reports whether a weight is dropped; an N:M mask is chosen at the first
-// position of each group.
-func (m *mask) Choose(r, p int, row []float32) bool {
-	if of := m.pattern.Of; of > 0 && p%of == 0 {
+// Group is M of an N:M mask.
+func (m *mask) Group() int { return max(m.pattern.Of, 1) }
+
+// Choose chooses an N:M mask at the first position of each group.
+func (m *mask) Choose(p int, x solve.Lanes) {
+	of := m.pattern.Of
+	if of == 0 || p%of != 0 {
+		return
+	}
+	for r := range x.Rows {
 		var scores [maxOf]float32
 		for i := range of {
-			scores[i] = m.score(r, p+i, row[p+i])
+			scores[i] = m.score(x.First+r, p+i, x.At(i)[r])
 		}
-		smallest(scores[:of], of-m.pattern.Keep, func(i int) { m.dropped[r*m.cols+p+i] = true })
+		dropped := m.dropped[(x.First+r)*m.cols+p:][:of]
+		smallest(scores[:of], of-m.pattern.Keep, func(i int) { dropped[i] = true })
 	}
-	return m.Chosen(r, p)
 }
 
 // Chosen reports whether a weight is known to be dropped.

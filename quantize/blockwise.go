@@ -102,15 +102,24 @@ func (g *blockLayer) grid(r, c int) (scale, low float32) {
 	return g.factors[at/l.Size] * float32(g.scales[at/l.Sub]), g.minFactors[at/l.Size] * float32(g.mins[at/l.Sub])
 }
 
-// Fix rounds one weight.
-func (g *blockLayer) Fix(r, p int, row []float32) float32 {
-	scale, low := g.grid(r, p)
-	code := g.layout.Code(row[p], scale, low)
-	if g.mask != nil && g.mask.Choose(r, p, row) {
-		code, _ = g.layout.Zero()
+// Group is the mask's.
+func (g *blockLayer) Group() int { return groupOf(g.mask) }
+
+// Fix rounds weights.
+func (g *blockLayer) Fix(p int, x solve.Lanes) {
+	if g.mask != nil {
+		g.mask.Choose(p, x)
 	}
-	g.codes[r*g.cols+p] = code
-	return g.layout.Value(code, scale, low)
+	for i, v := range x.At(0) {
+		r := x.First + i
+		scale, low := g.grid(r, p)
+		code := g.layout.Code(v, scale, low)
+		if g.mask != nil && g.mask.Chosen(r, p) {
+			code, _ = g.layout.Zero()
+		}
+		g.codes[r*g.cols+p] = code
+		x.At(0)[i] = g.layout.Value(code, scale, low)
+	}
 }
 
 // pack writes the rows.

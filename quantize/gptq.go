@@ -213,16 +213,25 @@ func (g *gptqLayer) Block(ctx context.Context, from, to int, w []float32) error 
 	})
 }
 
-// Fix rounds a weight to the nearest number of its group's grid.
-func (g *gptqLayer) Fix(r, p int, row []float32) float32 {
-	grid := g.grids[r*g.groups+g.groupAt(p)]
-	v := row[p]
-	if g.mask != nil && g.mask.Choose(r, p, row) {
-		v = 0
+// Group is the mask's.
+func (g *gptqLayer) Group() int { return groupOf(g.mask) }
+
+// Fix rounds weights to the nearest numbers of their groups' grids.
+func (g *gptqLayer) Fix(p int, x solve.Lanes) {
+	group, c := g.groupAt(p), g.order[p]
+	if g.mask != nil {
+		g.mask.Choose(p, x)
 	}
-	code := grid.Code(v)
-	g.codes[r*g.cols+g.order[p]] = code
-	return grid.Value(code)
+	for i, v := range x.At(0) {
+		r := x.First + i
+		if g.mask != nil && g.mask.Chosen(r, p) {
+			v = 0
+		}
+		grid := g.grids[r*g.groups+group]
+		code := grid.Code(v)
+		g.codes[r*g.cols+c] = code
+		x.At(0)[i] = grid.Value(code)
+	}
 }
 
 // fitAll chooses every range from the weights as they are.

@@ -156,6 +156,14 @@ func (m GPTQSolver) prunedLayer(ctx context.Context, l Layer) (Layer, error) {
 	return l, err
 }
 
+// groupOf is the group of a mask, which may be nil.
+func groupOf(mask solve.Mask) int {
+	if mask == nil {
+		return 1
+	}
+	return mask.Group()
+}
+
 // clearChosen makes zero what a mask, which may be nil, has chosen of the
 // positions of row r that x holds, from is the first of them.
 func clearChosen(x []float32, mask solve.Mask, r, from int) {

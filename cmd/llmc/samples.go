@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -91,8 +92,15 @@ func (o *sampleOptions) schedule(w *model.Weights, samples int, options *calibra
 	return calibrate.NewSchedule(w, samples, o.window(&w.Config), *options)
 }
 
+// solverGarbagePercent is garbagePercent of commands that solve for layer after
+// layer: they make and drop matrices as large as what they keep.
+const solverGarbagePercent = 100
+
 // limit makes Go keep to the memory that is allowed.
 func (o *sampleOptions) limit(s *calibrate.Schedule) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(solverGarbagePercent)
+	}
 	if o.memory > 0 {
 		debug.SetMemoryLimit(s.HeapLimit(o.memory))
 	}

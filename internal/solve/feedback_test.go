@@ -20,7 +20,13 @@ func (f *tenths) Block(_ context.Context, from, to int, w []float32) error {
 	return nil
 }
 
-func (f *tenths) Fix(r, p int, row []float32) float32 { return tenth(r, p, row[p]) }
+func (f *tenths) Group() int { return 1 }
+
+func (f *tenths) Fix(p int, x Lanes) {
+	for i, v := range x.At(0) {
+		x.At(0)[i] = tenth(x.First+i, p, v)
+	}
+}
 
 func tenth(r, p int, v float32) float32 {
 	if (r+p)%2 == 0 && math.Abs(float64(v)) < 0.3 {

@@ -49,41 +49,52 @@ func natural(n int) []int {
 // is zero, the error is ErrIndefinite or ErrZero. A column without inputs is
 // tied to no other: its error moves nothing. threads 0 means one per core.
 func FactorHessian(hessian []float32, n int, order []int, damp float64, threads int) (*Factor, error) {
+	f := &Factor{Order: order, Idle: make([]bool, n)}
 	if order == nil {
-		order = natural(n)
+		f.Order = natural(n)
 	}
-	f := &Factor{Order: order}
 	sum := 0.0
 	for c := range n {
-		d := hessian[c*n+c]
-		sum += float64(d)
-		if d == 0 {
+		sum += float64(hessian[c*n+c])
+	}
+	for i, c := range f.Order {
+		if f.Idle[i] = hessian[c*n+c] == 0; f.Idle[i] {
 			f.Dead++
 		}
 	}
 	if sum == 0 {
 		return nil, ErrZero
 	}
-	mean := sum / float64(n-f.Dead)
-	f.mean = mean
-	h := make([]float32, n*n)
-	f.Idle = make([]bool, n)
-	for i, from := range order {
-		for j, to := range order {
-			h[i*n+j] = hessian[from*n+to]
-		}
-		if h[i*n+i] == 0 {
-			h[i*n+i], f.Idle[i] = float32(mean), true
-		}
-	}
+	f.mean = sum / float64(n-f.Dead)
+	f.Upper = make([]float32, n*n)
 	for damp = cmp.Or(damp, DefaultDamp); ; damp = min(2*damp, 1) {
-		var ok bool
-		if f.Upper, ok = InverseFactor(h, n, damp*mean, threads); ok {
+		f.take(hessian, order)
+		if invertFactor(f.Upper, n, damp*f.mean, threads) {
 			f.Damping = damp
 			return f, nil
 		}
 		if damp >= 1 {
 			return nil, ErrIndefinite
+		}
+	}
+}
+
+// take sets what is on and above Upper's diagonal to the Hessian, columns in an
+// order or as they stand, and what is below to zero.
+func (f *Factor) take(hessian []float32, order []int) {
+	n := len(f.Order)
+	for i, from := range f.Order {
+		row := f.Upper[i*n:][:n]
+		clear(row[:i])
+		if order == nil {
+			copy(row[i:], hessian[i*n+i:])
+		} else {
+			for j, to := range order[i:] {
+				row[i+j] = hessian[from*n+to]
+			}
+		}
+		if f.Idle[i] {
+			row[i] = float32(f.mean)
 		}
 	}
 }

@@ -8,10 +8,13 @@ import "context"
 type Mask interface {
 	// Block is called before the positions from to to-1 are fixed; see Fixer.
 	Block(ctx context.Context, from, to int, w []float32) error
-	// Choose reports whether position p of row r becomes zero. row [cols] is
-	// that row as it stands. Rows are visited in parallel, each from left to right.
-	Choose(r, p int, row []float32) bool
-	// Chosen reports whether it is known by now that it becomes zero.
+	// Group is how many positions are chosen at once; see Fixer.
+	Group() int
+	// Choose chooses what becomes zero at position p of the rows of x, if that is
+	// not known yet. Rows are visited in parallel, each from left to right.
+	Choose(p int, x Lanes)
+	// Chosen reports whether it is known by now that position p of row r becomes
+	// zero.
 	Chosen(r, p int) bool
 }
 
@@ -24,8 +27,11 @@ type FixedMask struct {
 // Block does nothing.
 func (m *FixedMask) Block(context.Context, int, int, []float32) error { return nil }
 
-// Choose is Chosen.
-func (m *FixedMask) Choose(r, p int, _ []float32) bool { return m.Zero[r*m.Cols+p] }
+// Group is 1.
+func (m *FixedMask) Group() int { return 1 }
+
+// Choose does nothing.
+func (m *FixedMask) Choose(int, Lanes) {}
 
 // Chosen implements Mask.
 func (m *FixedMask) Chosen(r, p int) bool { return m.Zero[r*m.Cols+p] }

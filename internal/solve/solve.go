@@ -16,13 +16,21 @@ import "llmc/kernels"
 // H = R Rᵀ, U = R⁻¹. threads 0 means one per core; the result does not depend
 // on it.
 func InverseFactor(h []float32, n int, damp float64, threads int) ([]float32, bool) {
-	cpu := kernels.NewCPU(threads)
-	defer cpu.Close()
 	u := make([]float32, n*n)
 	for i := range n {
 		copy(u[i*n+i:(i+1)*n], h[i*n+i:])
+	}
+	return u, invertFactor(u, n, damp, threads)
+}
+
+// invertFactor is InverseFactor in place of what is on and above h's diagonal,
+// with zeros below.
+func invertFactor(u []float32, n int, damp float64, threads int) bool {
+	cpu := kernels.NewCPU(threads)
+	defer cpu.Close()
+	for i := range n {
 		u[i*n+i] = float32(float64(u[i*n+i]) + damp)
 	}
 	b := kernels.NewBlock(u, n, n)
-	return u, Cholesky(cpu, b) && InvertUpper(cpu, b)
+	return Cholesky(cpu, b) && InvertUpper(cpu, b)
 }
