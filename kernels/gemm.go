@@ -18,7 +18,10 @@ const (
 	blockOut     = 128 // a multiple of every nr
 	slabPad      = 16  // keeps rows of a slab from falling into the same cache sets
 	slabWidth    = blockK + slabPad
-	dotRows      = 32 // rows of w in one part of a few-row product
+	// dotRows is how many rows of w one part of a few-row product has. Loops that
+	// read two rows in step take one from each half, which are tens of pages apart
+	// then; adjacent rows are slower than one after the other.
+	dotRows = 64
 )
 
 // MatMul sets dst [n, out] to x [n, in] times wᵀ, w [out, in].

@@ -245,7 +245,7 @@ func TestFormats(t *testing.T) {
 					sizes = []int{units, 15 + units, 61 + units}
 				}
 				for _, cols := range sizes {
-					const rows = 5
+					rows := 4 + units%2
 					d := randomDense(t, rows, cols, typ)
 					w := c.Load(d).(*weight)
 					x, xt := randoms(r, cols), c.NewTensor(1, cols)

@@ -75,20 +75,35 @@ const sums = 4
 // registers for their sums: weights are unpacked once for all of them.
 const batch = 4
 
-// dots multiplies rows with a vector.
+// dots multiplies rows with a vector: one after the other, or from both halves of
+// them in step.
 func (g *gen) dots(f format) {
 	g.begin("dots"+f.name, "func(dst, x *float32, w *byte, n, rows, stride int)",
 		fmt.Sprintf("sets dst[r] to the dot product of x and n times %d numbers", f.values),
 		fmt.Sprintf("of type %s at w + r*stride, for r < rows.", f.name))
 	dst, w, rows := g.arg("dst"), g.arg("w"), g.arg("rows")
 	emit := f.prepare(g)
-	acc := g.partialSums(1)
+	row, result := []operand.Mem{{Base: w}}, []operand.Mem{{Base: dst}}
+	if f.inStep() {
+		half, far := g.GP64(), g.GP64()
+		// The middle one of an odd number, or the only one, is in both halves.
+		g.MOVQ(rows, half)
+		g.SHRQ(operand.Imm(1), half)
+		g.SUBQ(half, rows)
+		g.Load(g.Param("stride"), far)
+		g.IMULQ(half, far)
+		row = append(row, operand.Mem{Base: w, Index: far, Scale: 1})
+		result = append(result, operand.Mem{Base: dst, Index: half, Scale: 4})
+	}
+	acc := g.partialSums(len(row))
 	g.count("rows", rows, func() {
 		for _, v := range acc {
 			g.VXORPS(v, v, v)
 		}
-		g.dotRow(f, emit, w, nil, acc, f.ahead())
-		g.VMOVSS(g.partialTotal(acc), operand.Mem{Base: dst})
+		g.dotRows(f, emit, row, nil, acc, f.ahead())
+		for i, m := range result {
+			g.VMOVSS(g.partialTotal(acc[i*sums:]), m)
+		}
 		g.move(dst, 4)
 		g.addParam("stride", w)
 	})
@@ -108,7 +123,7 @@ func (g *gen) dotsBatch(f format) {
 		for i, v := range acc {
 			g.VMOVUPS(g.at(to, i), v)
 		}
-		g.dotRow(f, emit, w, ldx, acc, batchNumbers/batch/f.values*f.bytes)
+		g.dotRows(f, emit, []operand.Mem{{Base: w}}, ldx, acc, batchNumbers/batch/f.values*f.bytes)
 		for i, v := range acc {
 			g.VMOVUPS(v, g.at(to, i))
 		}
@@ -126,33 +141,41 @@ func (g *gen) addParam(name string, to reg.GPVirtual) {
 	g.ADDQ(v, to)
 }
 
-// dotRow adds the products of the row at w and rows of x to their sums, and asks
+// dotRows adds the products of the rows at w and rows of x to their sums, and asks
 // for what comes ahead bytes later.
-func (g *gen) dotRow(f format, emit unpacker, w, ldx reg.GPVirtual, acc []reg.VecPhysical, ahead int) {
+func (g *gen) dotRows(f format, emit unpacker, w []operand.Mem, ldx reg.GPVirtual, acc []reg.VecPhysical, ahead int) {
 	vectors := f.values / g.lanes
 	unroll := max(1, sums/vectors)
-	at, from, left := g.GP64(), g.GP64(), g.GP64()
-	g.MOVQ(w, at)
+	at := make([]reg.GPVirtual, len(w))
+	for i, m := range w {
+		at[i] = g.GP64()
+		g.LEAQ(m, at[i])
+	}
+	from, left := g.GP64(), g.GP64()
 	g.Load(g.Param("x"), from)
 	g.Load(g.Param("n"), left)
-	x, pointers := g.rowPointers(from, ldx, len(acc)/sums)
+	x, pointers := g.rowPointers(from, ldx, len(acc)/sums/len(w))
 	unit := func(u int) {
-		emit(at, u*f.bytes, func(i int, v reg.VecVirtual) {
-			i += u * vectors
-			for r, m := range x {
-				g.VFMADD231PS(m.Offset(i*g.bytes()), v, acc[r*sums+i%sums])
-			}
-		})
+		for j, row := range at {
+			emit(row, u*f.bytes, func(i int, v reg.VecVirtual) {
+				i += u * vectors
+				for r, m := range x {
+					g.VFMADD231PS(m.Offset(i*g.bytes()), v, acc[(j*len(x)+r)*sums+i%sums])
+				}
+			})
+		}
 	}
 	advance := func(units int) {
-		g.move(at, units*f.bytes)
+		for _, row := range at {
+			g.move(row, units*f.bytes)
+		}
 		for _, p := range pointers {
 			g.move(p, units*f.values*4)
 		}
 	}
 	if unroll == 1 {
 		g.count("units", left, func() {
-			g.prefetch(f, at, 1, ahead)
+			g.prefetch(f, at[0], 1, ahead)
 			unit(0)
 			advance(1)
 		})
@@ -161,7 +184,7 @@ func (g *gen) dotRow(f format, emit unpacker, w, ldx reg.GPVirtual, acc []reg.Ve
 	g.SUBQ(operand.Imm(uint64(unroll)), left)
 	g.JLT(operand.LabelRef("rest"))
 	g.Label("units")
-	g.prefetch(f, at, unroll, ahead)
+	g.prefetch(f, at[0], unroll, ahead)
 	for u := range unroll {
 		unit(u)
 	}
@@ -229,6 +252,11 @@ func (f format) ahead() int {
 	}
 	return 2048
 }
+
+// inStep reports whether rows are read two at a time, far apart: the machine's
+// prefetching, which stops at the end of each page, then still works in the
+// other. Types of 16 bits and more wait for memory rather than for unpacking.
+func (f format) inStep() bool { return f.bytes >= 2*f.values }
 
 // prefetch asks for the units that come ahead bytes after those at a pointer.
 func (g *gen) prefetch(f format, at reg.GPVirtual, units, ahead int) {
