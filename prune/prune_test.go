@@ -250,3 +250,38 @@ func TestSmallest(t *testing.T) {
 	}
 	smallest([]float32{1}, 0, func(int) { t.Error("none was asked for") })
 }
+
+// TestKthSmallest compares with sorting, long lists and short ones, with ties,
+// zeros of both signs and negative numbers.
+func TestKthSmallest(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 10))
+	for _, n := range []int{1, 2, 31, 500, 3000} {
+		scores := make([]float32, n)
+		for i := range scores {
+			switch v := rng.NormFloat64(); i % 4 {
+			case 0:
+				scores[i] = float32(v)
+			case 1:
+				scores[i] = float32(math.Copysign(0, v))
+			case 2:
+				scores[i] = float32(int(3 * v))
+			default:
+				scores[i] = float32(1e-40 * v)
+			}
+		}
+		sorted := slices.Clone(scores)
+		slices.Sort(sorted)
+		for _, k := range []int{1, (n + 1) / 2, max(1, n-1), n} {
+			limit, ties := kthSmallest(scores, k)
+			want := 0
+			for _, v := range sorted[:k] {
+				if v == sorted[k-1] {
+					want++
+				}
+			}
+			if limit != sorted[k-1] || ties != want {
+				t.Errorf("%d of %d: %g with %d ties, want %g with %d", k, n, limit, ties, sorted[k-1], want)
+			}
+		}
+	}
+}

@@ -98,16 +98,12 @@ func dropGroups(row, scores []float32, p Pattern) {
 }
 
 // smallest calls mark with the index of the k smallest of scores, of equal ones
-// the first. No score is NaN.
+// the first. No score is NaN. k is at most their number.
 func smallest(scores []float32, k int, mark func(i int)) {
 	if k <= 0 {
 		return
 	}
-	sorted := slices.Clone(scores)
-	slices.Sort(sorted)
-	limit := sorted[k-1]
-	below, _ := slices.BinarySearch(sorted, limit)
-	ties := k - below
+	limit, ties := kthSmallest(scores, k)
 	for i, v := range scores {
 		switch {
 		case v < limit:
@@ -117,6 +113,50 @@ func smallest(scores []float32, k int, mark func(i int)) {
 			ties--
 		}
 	}
+}
+
+// kthSmallest returns the k-th smallest of scores, k from 1 on, and how many of
+// the k smallest are equal to it.
+func kthSmallest(scores []float32, k int) (limit float32, ties int) {
+	if len(scores) <= maxOf {
+		var few [maxOf]float32
+		sorted := few[:copy(few[:], scores)]
+		slices.Sort(sorted)
+		limit = sorted[k-1]
+		below, _ := slices.BinarySearch(sorted, limit)
+		return limit, k - below
+	}
+	// Digit by digit, the first one first: numbers that begin otherwise than the
+	// one looked for do not count any more.
+	const digit, digits = 8, 1 << 8
+	var known, prefix uint32
+	for shift := 32 - digit; shift >= 0; shift -= digit {
+		var counts [digits]int
+		for _, v := range scores {
+			if u := ordered(v); u&known == prefix {
+				counts[u>>shift%digits]++
+			}
+		}
+		d := 0
+		for ; k > counts[d]; d++ {
+			k -= counts[d]
+		}
+		prefix |= uint32(d) << shift
+		known |= (digits - 1) << shift
+	}
+	if prefix>>31 == 1 {
+		return math.Float32frombits(prefix &^ (1 << 31)), k
+	}
+	return math.Float32frombits(^prefix), k
+}
+
+// ordered returns bits that are ordered as the numbers are, those of -0 as 0's.
+func ordered(v float32) uint32 {
+	u := math.Float32bits(v + 0)
+	if u>>31 == 1 {
+		return ^u
+	}
+	return u | 1<<31
 }
 
 func abs(v float32) float32 { return float32(math.Abs(float64(v))) }

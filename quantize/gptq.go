@@ -106,14 +106,20 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 		l.Solution.Damping, l.Solution.Dead = factor.Damping, factor.Dead
 	}
 	g := &gptqLayer{method: m, scheme: s, rows: rows, cols: cols, order: factor.Order}
-	g.load(l.Weight)
+	if err := g.load(ctx, l.Weight); err != nil {
+		return nil, err
+	}
 	if g.mask, err = m.mask(l, g.w, rows, cols, factor); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
 	if err := g.solve(ctx, factor.Upper); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.Name, err)
 	}
-	packed := s.finish(g.pack())
+	codes, err := g.pack(ctx)
+	if err != nil {
+		return nil, err
+	}
+	packed := s.finish(codes)
 	return packed, l.compare(ctx, packed, RTN{Clip: m.Clip, Threads: m.Threads}, s)
 }
 
@@ -144,18 +150,18 @@ type gptqLayer struct {
 }
 
 // load copies the weights in the order of the positions.
-func (g *gptqLayer) load(w kernels.Matrix) {
+func (g *gptqLayer) load(ctx context.Context, w kernels.Matrix) error {
 	g.w = make([]float32, g.rows*g.cols)
-	row := make([]float32, g.cols)
-	for r := range g.rows {
+	g.codes = make([]uint8, g.rows*g.cols)
+	g.groups = g.scheme.groups(g.cols)
+	g.grids = make([]Grid, g.rows*g.groups)
+	return eachRow(ctx, g.method.Threads, g.rows, g.cols, func(r int, row []float32, _ []uint8) error {
 		w.Row(row, r)
 		for p, c := range g.order {
 			g.w[r*g.cols+p] = row[c]
 		}
-	}
-	g.codes = make([]uint8, g.rows*g.cols)
-	g.groups = g.scheme.groups(g.cols)
-	g.grids = make([]Grid, g.rows*g.groups)
+		return nil
+	})
 }
 
 // late reports whether a group's range is chosen when the block of its first
@@ -280,11 +286,12 @@ func (g *gptqLayer) fitBlock(r, from, to int, row []float32) error {
 }
 
 // pack stores codes and grids.
-func (g *gptqLayer) pack() *kernels.Groups {
+func (g *gptqLayer) pack(ctx context.Context) (*kernels.Groups, error) {
 	out := newGroups(g.rows, g.cols, g.scheme)
-	for r := range g.rows {
+	err := eachRow(ctx, g.method.Threads, g.rows, g.cols, func(r int, _ []float32, _ []uint8) error {
 		out.SetRow(r, g.codes[r*g.cols:][:g.cols])
-	}
+		return nil
+	})
 	for i, grid := range g.grids {
 		out.Scales[i] = grid.Scale
 		if out.Zeros != nil {
@@ -297,5 +304,5 @@ func (g *gptqLayer) pack() *kernels.Groups {
 			out.GroupOf[c] = int32(g.groupAt(p))
 		}
 	}
-	return out
+	return out, err
 }
