@@ -1,6 +1,6 @@
 """Magnitude, Wanda and SparseGPT beside llm-compressor's, on the same windows of text.
 
-usage: sparsity_llmcompressor.py [--work DIR] [--make PROGRAM] [--measure] MODEL CALIBRATION_TEXT TEST_TEXT [JOB...]
+usage: sparsity_llmcompressor.py [--work DIR] [--make PROGRAM] [--measure] [--parts N] MODEL CALIBRATION_TEXT TEST_TEXT [JOB...]
 
 Needs llmcompressor. MODEL is a folder. Both programs prune it on the first 16
 windows of 512 tokens of the calibration text. A JOB is PATTERN/METHOD[+FLAG...],
@@ -175,6 +175,7 @@ class Work:
             self.parts.append(folder / f"test-{i}.txt")
             part = test[i * len(test) // PARTS:(i + 1) * len(test) // PARTS]
             self.parts[i].write_bytes(part.decode(errors="ignore").encode())
+        del self.parts[args.parts:]
         if not self.calibration.exists():
             self.windows()
 
@@ -282,6 +283,7 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("sparsity"))
     parser.add_argument("--make", choices=["llmc", "llm-compressor"], help="only make this program's models")
     parser.add_argument("--measure", action="store_true", help="only measure what is there")
+    parser.add_argument("--parts", type=int, default=PARTS, help="measure on so many of the five parts of the test text")
     args = parser.parse_args()
     work = Work(args.work / args.model.name, args)
     jobs = args.jobs or [f"{p}/{m}" for p in PATTERNS for m in METHODS]
