@@ -51,9 +51,7 @@ func (g *gatherer) add(x *kernels.Tensor) {
 		return
 	}
 	values := read(g.dev, x)
-	for r := range x.Rows {
-		g.moments.Add(values[r*x.Cols:][:x.Cols])
-	}
+	g.dev.AddMoments(g.moments, x)
 	for _, sum := range g.moments.Squares {
 		if sum-sum != 0 {
 			g.bad = notFinite(values, x.Cols, g.tokens)

@@ -58,6 +58,7 @@ type jobs struct {
 	dots    dots
 	pack    pack
 	update  update
+	moments momentsTask
 	rows    rowTask
 	attend  attend
 

@@ -43,6 +43,8 @@ type Device interface {
 	// whose elements on and above the diagonal are right; [Mirror] gives the
 	// others.
 	AddGram(dst, x *Tensor)
+	// AddMoments adds the rows of x [n, cols] to the moments of its columns.
+	AddMoments(m *Moments, x *Tensor)
 	// Add adds x to dst: the same shape, or one row added to every row.
 	Add(dst, x *Tensor)
 	// Scale multiplies every element of x by s.

@@ -12,6 +12,7 @@ import (
 	"llmc/dtype"
 	"llmc/formats"
 	"llmc/internal/fault"
+	"llmc/internal/parallel"
 	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model"
@@ -178,8 +179,14 @@ func (r *Run) prune(ctx context.Context, id model.ID, in *calibrate.Inputs) erro
 	if in != nil && id.Expert != model.NoExpert {
 		result.Solution.Routed, result.Solution.Uncovered = &in.Routed, in.Uncovered()
 	}
-	for i := range rows {
-		w.Row(l.Weight[i*cols:][:cols], i)
+	err = parallel.Rows(ctx, r.threads, rows, cols, func() func(int) error {
+		return func(i int) error {
+			w.Row(l.Weight[i*cols:][:cols], i)
+			return nil
+		}
+	})
+	if err != nil {
+		return err
 	}
 	result.Before, result.Permuted = zeros(l.Weight), permuted
 	if err := r.method.Prune(ctx, l, r.PatternOf(id)); err != nil {
@@ -194,7 +201,7 @@ func (r *Run) prune(ctx context.Context, id model.ID, in *calibrate.Inputs) erro
 func (r *Run) replace(id model.ID, rows, cols int, values []float32) error {
 	t := r.weights.Stored(id)["weight"].Type
 	data := make([]byte, len(values)*t.BlockBytes())
-	if err := dtype.Encode(data, values, t); err != nil {
+	if err := kernels.Encode(data, values, t); err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
 	m, err := kernels.NewDense(rows, cols, t, data)

@@ -85,8 +85,11 @@ func newMask(p Pattern, w []float32, rows, cols int, f *solve.Factor) *mask {
 	for c := range cols {
 		m.diagonal = append(m.diagonal, f.Upper[c*cols+c])
 	}
-	for i, v := range w {
-		m.zero[i] = v == 0 || f.Idle[i%cols]
+	for r := range rows {
+		zero := m.zero[r*cols:][:cols]
+		for c, v := range w[r*cols:][:cols] {
+			zero[c] = v == 0 || f.Idle[c]
+		}
 	}
 	return m
 }

@@ -158,7 +158,7 @@ func rootMean(sum float64, n int) float64 { return math.Sqrt(max(sum, 0) / float
 // store is a matrix of numbers in a type.
 func store(values []float32, rows, cols int, t dtype.Type) (*kernels.Dense, error) {
 	data := make([]byte, rows*cols*t.BlockBytes())
-	if err := dtype.Encode(data, values, t); err != nil {
+	if err := kernels.Encode(data, values, t); err != nil {
 		return nil, err
 	}
 	return kernels.NewDense(rows, cols, t, data)
