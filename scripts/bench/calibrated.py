@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time of GPTQ and SparseGPT by llmc and by llm-compressor, in turns, as a table.
 
-    scripts/bench/calibrated.py [--rounds N] [--samples N] MODEL_FOLDER CALIBRATION_TEXT
+    scripts/bench/calibrated.py [--rounds N] [--samples N] [--only METHOD] MODEL_FOLDER CALIBRATION_TEXT
 
 Run by a Python that has llmcompressor and transformers. Both programs take the
 same windows of 512 tokens: GPTQ to 4 bits in groups of 32, asymmetric, SparseGPT
@@ -57,6 +57,7 @@ def main():
     parser.add_argument("calibration", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--only", default="", help="only the method of this name, GPTQ or SparseGPT")
     options = parser.parse_args()
     # llm-compressor's threads may wait as they like: only the clock decides.
     quantize_llmcompressor.PASSIVE.clear()
@@ -81,6 +82,8 @@ def main():
         print("| | llm-compressor, clock | llmc, clock | ratio | llm-compressor, processor | llmc, processor | ratio | llmc, of peak |")
         print("|---|--:|--:|--:|--:|--:|--:|--:|")
         for method, (ours, theirs) in programs.items():
+            if options.only not in ("", method):
+                continue
             rounds = []
             for i in range(options.rounds):
                 peak, _, _ = side_by_side.ceilings(work, os.cpu_count())
