@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -33,6 +34,10 @@ type Inputs struct {
 	MeanAbs    []float32 // [in] mean of |x|
 	MaxAbs     []float32 // [in] largest |x|
 	Hessian    []float32 // [in, in] X Xᵀ over all tokens, symmetric; nil unless asked for; see Options.FirstToken
+
+	factor   *solve.Factor // what Factor returned last,
+	factored []float32     // of this Hessian
+	damp     float64       // and so much damping
 }
 
 // Options are what Walk can be told.

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"llmc/internal/fault"
+	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model"
 )
@@ -131,6 +132,18 @@ func (g *gatherer) inputs() (*Inputs, error) {
 	return in, nil
 }
 
+// Factor is [solve.FactorHessian] of the Hessian. Linears that share an input
+// share its factor: it is made again only for another order or damp.
+func (in *Inputs) Factor(order []int, damp float64, threads int) (*solve.Factor, error) {
+	same := in.factor != nil && len(in.factored) == len(in.Hessian) && &in.factored[0] == &in.Hessian[0]
+	if same && in.damp == damp && in.factor.Ordered(order) {
+		return in.factor, nil
+	}
+	f, err := solve.FactorHessian(in.Hessian, int(math.Sqrt(float64(len(in.Hessian)))), order, damp, threads)
+	in.factor, in.factored, in.damp = f, in.Hessian, damp
+	return f, err
+}
+
 // Divide makes in what it would be had every channel been divided by its scale
 // [in].
 func (in *Inputs) Divide(scale []float32) {
@@ -143,6 +156,7 @@ func (in *Inputs) Divide(scale []float32) {
 	if in.Hessian == nil {
 		return
 	}
+	in.factor = nil
 	for i, s := range scale {
 		row := in.Hessian[i*n:][:n]
 		for j := range row {

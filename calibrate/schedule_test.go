@@ -18,8 +18,8 @@ import (
 // wide is a model whose Hessians are larger than what one window takes.
 var wide = tinymodel.Spec{Hidden: 256, FFN: 512, Heads: 4, KVHeads: 4, Layers: 2, Seed: 5}
 
-// solve is the cost of a solver that needs as much as the Hessian.
-func solve(_, cols int) Cost { return Cost{Bytes: 4 * int64(cols) * int64(cols), Flops: 1} }
+// costOf is the cost of a solver that needs as much as the Hessian.
+func costOf(_, cols int) Cost { return Cost{Bytes: 4 * int64(cols) * int64(cols), Flops: 1} }
 
 // TestMemoryChangesNothing walks with less and less memory and expects the
 // same bits: first the hidden states go to a file, then inputs are gathered in
@@ -46,7 +46,7 @@ func TestMemoryChangesNothing(t *testing.T) {
 		}
 		return all
 	}
-	options := Options{Hessian: true, Solve: solve, Dir: t.TempDir()}
+	options := Options{Hessian: true, Solve: costOf, Dir: t.TempDir()}
 	plenty, err := NewSchedule(w, len(windows), 50, options)
 	if err != nil || plenty.OnDisk || plenty.Passes != 1 {
 		t.Fatalf("without a limit: %+v, %v", plenty, err)
@@ -97,7 +97,7 @@ func original(t *testing.T, r model.Role, block int) kernels.Matrix {
 
 func TestScheduleRefuses(t *testing.T) {
 	w, _ := tiny(t, wide)
-	_, err := NewSchedule(w, 4, 50, Options{Hessian: true, Solve: solve, MaxMemory: 130 << 20})
+	_, err := NewSchedule(w, 4, 50, Options{Hessian: true, Solve: costOf, MaxMemory: 130 << 20})
 	if fault.KindOf(err) != fault.UsageError || !strings.Contains(err.Error(), "in 136 MB of memory is not possible, it needs at least") {
 		t.Errorf("got %v, want an error that says how much is needed", err)
 	}
@@ -112,7 +112,7 @@ func TestProgressReachesItsTotal(t *testing.T) {
 	dev := kernels.NewCPU(1)
 	defer dev.Close()
 	var done, total int64
-	o := Options{Hessian: true, Solve: solve, Progress: func(d, all int64) {
+	o := Options{Hessian: true, Solve: costOf, Progress: func(d, all int64) {
 		if d < done || total != 0 && all != total {
 			t.Fatalf("%d of %d after %d of %d", d, all, done, total)
 		}

@@ -61,7 +61,7 @@ func TestSequentialSeesWhatItReplaced(t *testing.T) {
 // again, and keeps hidden states in a file: each in less memory than the one
 // before.
 func TestSequentialMemoryChangesNothing(t *testing.T) {
-	o := Options{Hessian: true, Sequential: true, Final: true, Solve: solve, Dir: t.TempDir()}
+	o := Options{Hessian: true, Sequential: true, Final: true, Solve: costOf, Dir: t.TempDir()}
 	var want []seen
 	for _, step := range []struct{ keep, disk bool }{{true, false}, {false, false}, {false, true}} {
 		w, tok := tiny(t, wide)

@@ -44,7 +44,7 @@ func TestGradual(t *testing.T) {
 						t.Fatalf("%s: a zero of the source is %g", m.Name(), l.Weight[i])
 					}
 				}
-				if n := zeros(l.Weight); float64(n) < 0.99*p.Sparsity*float64(len(l.Weight)) || float64(n) > (p.Sparsity+0.1)*float64(len(l.Weight)) {
+				if n := l.zeros(t.Context()); float64(n) < 0.99*p.Sparsity*float64(len(l.Weight)) || float64(n) > (p.Sparsity+0.1)*float64(len(l.Weight)) {
 					t.Errorf("%s %s: %d zeros of %d", m.Name(), p, n, len(l.Weight))
 				}
 				w, q := kernels.FromFloat32s(l.Rows, l.Cols, base.Weight), kernels.FromFloat32s(l.Rows, l.Cols, l.Weight)

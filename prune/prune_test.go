@@ -192,8 +192,8 @@ func TestMethods(t *testing.T) {
 							t.Fatalf("row %d column %d was zero and is %g", i/l.Cols, i%l.Cols, got)
 						}
 					}
-					if least := int(p.Sparsity * float64(len(l.Weight)) * 0.99); zeros(l.Weight) < least {
-						t.Errorf("%d zeros of %d", zeros(l.Weight), len(l.Weight))
+					if least := int(p.Sparsity * float64(len(l.Weight)) * 0.99); l.zeros(t.Context()) < least {
+						t.Errorf("%d zeros of %d", l.zeros(t.Context()), len(l.Weight))
 					}
 				})
 			}
@@ -207,8 +207,8 @@ func TestSparseGPTFallsBack(t *testing.T) {
 	if err := (SparseGPT{}).Prune(context.Background(), l, Pattern{Sparsity: 0.5}); err != nil {
 		t.Fatal(err)
 	}
-	if l.Solution.Fallback == "" || zeros(l.Weight) < 24 {
-		t.Errorf("%+v with %d zeros", l.Solution, zeros(l.Weight))
+	if l.Solution.Fallback == "" || l.zeros(t.Context()) < 24 {
+		t.Errorf("%+v with %d zeros", l.Solution, l.zeros(t.Context()))
 	}
 }
 
@@ -281,6 +281,18 @@ func TestKthSmallest(t *testing.T) {
 			}
 			if limit != sorted[k-1] || ties != want {
 				t.Errorf("%d of %d: %g with %d ties, want %g with %d", k, n, limit, ties, sorted[k-1], want)
+			}
+			if n > maxOf {
+				continue
+			}
+			keys, lower, marked := make([]uint32, n), make([]bool, n), make([]bool, n)
+			for i, v := range scores {
+				keys[i] = ordered(v)
+			}
+			dropLowest(lower, keys, k)
+			smallest(scores, k, func(i int) { marked[i] = true })
+			if !slices.Equal(lower, marked) {
+				t.Errorf("the lowest %d of %v are %v, want %v", k, scores, lower, marked)
 			}
 		}
 	}

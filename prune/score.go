@@ -3,7 +3,6 @@ package prune
 import (
 	"context"
 	"math"
-	"slices"
 
 	"llmc/internal/parallel"
 )
@@ -91,9 +90,34 @@ func eachRow(ctx context.Context, l Layer, f func(r int, row, scores []float32))
 // dropGroups drops from every group of an N:M pattern the weights with the
 // smallest scores.
 func dropGroups(row, scores []float32, p Pattern) {
+	var keys [maxOf]uint32
+	var dropped [maxOf]bool
 	for from := 0; from < len(row); from += p.Of {
-		group := row[from : from+p.Of]
-		smallest(scores[from:from+p.Of], p.Of-p.Keep, func(i int) { group[i] = 0 })
+		for i, v := range scores[from : from+p.Of] {
+			keys[i] = ordered(v)
+		}
+		dropLowest(dropped[:p.Of], keys[:p.Of], p.Of-p.Keep)
+		for i, drop := range dropped[:p.Of] {
+			if drop {
+				row[from+i] = 0
+			}
+		}
+	}
+}
+
+// dropLowest sets in dropped which are the k lowest of a few keys, of equal ones the
+// first. It counts for each how many go before it, without a branch: which they
+// are is anyone's guess.
+func dropLowest(dropped []bool, keys []uint32, k int) {
+	for i, key := range keys {
+		before := uint64(0)
+		for _, other := range keys[:i] {
+			before += uint64(int64(other)-int64(key)-1) >> 63 // other <= key
+		}
+		for _, other := range keys[i+1:] {
+			before += uint64(int64(other)-int64(key)) >> 63 // other < key
+		}
+		dropped[i] = before < uint64(k)
 	}
 }
 
@@ -118,14 +142,6 @@ func smallest(scores []float32, k int, mark func(i int)) {
 // kthSmallest returns the k-th smallest of scores, k from 1 on, and how many of
 // the k smallest are equal to it.
 func kthSmallest(scores []float32, k int) (limit float32, ties int) {
-	if len(scores) <= maxOf {
-		var few [maxOf]float32
-		sorted := few[:copy(few[:], scores)]
-		slices.Sort(sorted)
-		limit = sorted[k-1]
-		below, _ := slices.BinarySearch(sorted, limit)
-		return limit, k - below
-	}
 	// Digit by digit, the first one first: numbers that begin otherwise than the
 	// one looked for do not count any more.
 	const digit, digits = 8, 1 << 8

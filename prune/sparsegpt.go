@@ -39,7 +39,7 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 	if len(l.Inputs.Hessian) != l.Cols*l.Cols {
 		return fault.Invalid("%s has %d columns, its Hessian %d numbers, not %d", l.Name, l.Cols, len(l.Inputs.Hessian), l.Cols*l.Cols)
 	}
-	factor, err := solve.FactorHessian(l.Inputs.Hessian, l.Cols, nil, m.Damp, l.Threads)
+	factor, err := l.Inputs.Factor(nil, m.Damp, l.Threads)
 	if err != nil {
 		l.Solution.Fallback = err.Error()
 		return Wanda{}.Prune(ctx, l, p)
@@ -131,13 +131,16 @@ func (m *mask) Choose(p int, x solve.Lanes) {
 	if of == 0 || p%of != 0 {
 		return
 	}
+	var columns [maxOf][]float32
+	for i := range of {
+		columns[i] = x.At(i)
+	}
+	var keys [maxOf]uint32
 	for r := range x.Rows {
-		var scores [maxOf]float32
-		for i := range of {
-			scores[i] = m.score(x.First+r, p+i, x.At(i)[r])
+		for i, column := range columns[:of] {
+			keys[i] = ordered(m.score(x.First+r, p+i, column[r]))
 		}
-		dropped := m.dropped[(x.First+r)*m.cols+p:][:of]
-		smallest(scores[:of], of-m.pattern.Keep, func(i int) { dropped[i] = true })
+		dropLowest(m.dropped[(x.First+r)*m.cols+p:][:of], keys[:of], of-m.pattern.Keep)
 	}
 }
 

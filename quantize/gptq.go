@@ -98,7 +98,7 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	if m.ActOrder {
 		order = solve.ByInput(l.Inputs.Hessian, cols)
 	}
-	factor, err := solve.FactorHessian(l.Inputs.Hessian, cols, order, m.Damp, m.Threads)
+	factor, err := l.Inputs.Factor(order, m.Damp, m.Threads)
 	if err != nil {
 		return m.fallback(ctx, l, s, err.Error())
 	}

@@ -43,7 +43,7 @@ func (m GPTQSolver) quantizeBlocks(ctx context.Context, l Layer, s Scheme) (kern
 // better ones, slab weights at a time.
 func (m GPTQSolver) improve(ctx context.Context, l Layer, layout *blocks.Layout, out *kernels.Dense, slab int, solution *Solution) error {
 	rows, cols := l.Weight.Shape()
-	factor, err := solve.FactorHessian(l.Inputs.Hessian, cols, nil, m.Damp, m.Threads)
+	factor, err := l.Inputs.Factor(nil, m.Damp, m.Threads)
 	if err != nil {
 		solution.Fallback = err.Error()
 		return m.searchPruned(ctx, l, layout, out)

@@ -135,7 +135,7 @@ func TestCholesky(t *testing.T) {
 }
 
 // BenchmarkCholesky counts n³/3 operations, next to the machine's multiply and
-// add; BenchmarkInverseFactor twice that.
+// add; BenchmarkInvertFactor twice that.
 func BenchmarkCholesky(b *testing.B) {
 	benchmarkFactor(b, func(cpu *kernels.CPU, a kernels.Block) float64 {
 		if !Cholesky(cpu, a) {
@@ -145,7 +145,7 @@ func BenchmarkCholesky(b *testing.B) {
 	})
 }
 
-func BenchmarkInverseFactor(b *testing.B) {
+func BenchmarkInvertFactor(b *testing.B) {
 	benchmarkFactor(b, func(cpu *kernels.CPU, a kernels.Block) float64 {
 		if !Cholesky(cpu, a) || !InvertUpper(cpu, a) {
 			b.Fatal("not positive definite")

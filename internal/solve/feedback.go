@@ -45,7 +45,7 @@ const stepSize = 12
 // each error over the positions that are still free, so that the product with
 // the inputs behind upper changes least (section 3.2 of arXiv 2210.17323;
 // SparseGPT, arXiv 2301.00774, is the same walk). upper [cols, cols] is U of
-// [InverseFactor]. Errors reach the positions behind their block of length
+// [InvertFactor]. Errors reach the positions behind their block of length
 // block only at its end, in one matrix product. threads 0 means one per core;
 // the result does not depend on it.
 func Feedback(ctx context.Context, w []float32, rows, cols int, upper []float32, block, threads int, f Fixer) error {

@@ -43,6 +43,14 @@ func natural(n int) []int {
 	return order
 }
 
+// Ordered reports whether the columns are in an order; nil is as they stand.
+func (f *Factor) Ordered(order []int) bool {
+	if order == nil {
+		order = natural(len(f.Order))
+	}
+	return slices.Equal(f.Order, order)
+}
+
 // FactorHessian factors the Hessian X Xᵀ [n, n] with its columns in an order;
 // nil leaves them as they stand. damp (DefaultDamp when 0) is doubled until the
 // damped Hessian is positive definite, at most to 1: then, and when the Hessian
@@ -69,7 +77,7 @@ func FactorHessian(hessian []float32, n int, order []int, damp float64, threads 
 	f.Upper = make([]float32, n*n)
 	for damp = cmp.Or(damp, DefaultDamp); ; damp = min(2*damp, 1) {
 		f.take(hessian, order)
-		if invertFactor(f.Upper, n, damp*f.mean, threads) {
+		if InvertFactor(f.Upper, n, damp*f.mean, threads) {
 			f.Damping = damp
 			return f, nil
 		}

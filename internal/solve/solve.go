@@ -6,26 +6,17 @@ package solve
 
 import "llmc/kernels"
 
-// InverseFactor returns the upper triangular U [n, n] with H⁻¹ = Uᵀ U of the
-// symmetric h [n, n], both row-major, after damp was added to h's diagonal.
-// Row i of U, divided by its first element U[i, i], is how an error in column i
-// is best spread over the columns after it once those before it are fixed. It
-// returns false when the damped matrix is not positive definite.
+// InvertFactor makes of a symmetric H [n, n], of which u has what is on and above
+// the diagonal and zeros below, the upper triangular U [n, n] with H⁻¹ = Uᵀ U,
+// both row-major, after damp was added to H's diagonal. Row i of U, divided by
+// its first element U[i, i], is how an error in column i is best spread over the
+// columns after it once those before it are fixed. It returns false when the
+// damped matrix is not positive definite.
 //
-// The factor comes from one Cholesky decomposition without inverting h: of
+// The factor comes from one Cholesky decomposition without inverting H: of
 // H = R Rᵀ, U = R⁻¹. threads 0 means one per core; the result does not depend
 // on it.
-func InverseFactor(h []float32, n int, damp float64, threads int) ([]float32, bool) {
-	u := make([]float32, n*n)
-	for i := range n {
-		copy(u[i*n+i:(i+1)*n], h[i*n+i:])
-	}
-	return u, invertFactor(u, n, damp, threads)
-}
-
-// invertFactor is InverseFactor in place of what is on and above h's diagonal,
-// with zeros below.
-func invertFactor(u []float32, n int, damp float64, threads int) bool {
+func InvertFactor(u []float32, n int, damp float64, threads int) bool {
 	cpu := kernels.NewCPU(threads)
 	defer cpu.Close()
 	for i := range n {
