@@ -134,6 +134,13 @@ func TestNewStudent(t *testing.T) {
 			t.Error("random weights are not a function of the seed")
 		}
 	}
+	mixture := tinySpec
+	mixture.Family = "qwen3moe"
+	student, err := NewStudent(tinyWeights(t, mixture), Shape{FFN: 8, Layers: 2})
+	if err != nil || student.Config.Experts.Width != 8 {
+		t.Errorf("a mixture became one of %d neurons an expert: %v", student.Config.Experts.Width, err)
+	}
+	tinyModel(t, device(t), student)
 	for _, s := range []Shape{{Layers: 5}, {Hidden: 33}, {Heads: 3}, {FFN: -1}} {
 		if _, err := NewStudent(w, s); err == nil {
 			t.Errorf("%+v is made of a smaller model", s)
@@ -160,7 +167,7 @@ func TestLargestNeurons(t *testing.T) {
 		}
 	}
 	w.Replace(id, kernels.FromFloat32s(32, 48, v))
-	got, err := largestNeurons(w, 1, 45)
+	got, err := largestNeurons(w, 1, model.NoExpert, 45)
 	if err != nil || len(got) != 45 || slices.Contains(got, 0) || slices.Contains(got, 5) || slices.Contains(got, 17) {
 		t.Errorf("of 48 neurons, 3 of which write nothing, %v stay: %v", got, err)
 	}

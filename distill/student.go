@@ -17,7 +17,7 @@ type Shape struct {
 	Layers int
 	Hidden int // width of the residual stream
 	Heads  int // query heads
-	FFN    int // width of the feed-forward layer
+	FFN    int // width of the feed-forward layer, or of each expert of a mixture
 }
 
 // NewStudent returns a smaller model made of parts of another: layers that lie
@@ -26,10 +26,11 @@ type Shape struct {
 // chooses by.
 func NewStudent(w *model.Weights, s Shape) (*model.Weights, error) {
 	c := &w.Config
+	width, experts := c.Neurons()
 	for _, part := range []struct {
 		name    string
 		n, most int
-	}{{"layers", s.Layers, c.Blocks}, {"channels", s.Hidden, c.Hidden}, {"heads", s.Heads, c.Heads}, {"feed-forward neurons", s.FFN, c.FFN}} {
+	}{{"layers", s.Layers, c.Blocks}, {"channels", s.Hidden, c.Hidden}, {"heads", s.Heads, c.Heads}, {"feed-forward neurons", s.FFN, width}} {
 		if part.n < 0 || part.n > part.most {
 			return nil, fault.Usage("a student of %d %s cannot be made of a model of %d", part.n, part.name, part.most)
 		}
@@ -44,9 +45,13 @@ func NewStudent(w *model.Weights, s Shape) (*model.Weights, error) {
 			return nil, err
 		}
 	}
-	if s.FFN > 0 && s.FFN < c.FFN {
-		for b := range c.Blocks {
-			list, err := largestNeurons(w, b, s.FFN)
+	if s.FFN > 0 && s.FFN < width {
+		for i := range c.Blocks * experts {
+			e := model.NoExpert
+			if c.Experts.Count > 0 {
+				e = model.ExpertAt(i % experts)
+			}
+			list, err := largestNeurons(w, i/experts, e, s.FFN)
 			if err != nil {
 				return nil, err
 			}
@@ -118,12 +123,12 @@ func largestChannels(w *model.Weights, n int) ([]int, error) {
 }
 
 // largestNeurons goes by what a neuron reads times what it writes.
-func largestNeurons(w *model.Weights, block, n int) ([]int, error) {
-	in, _, err := squares(w, model.ID{Role: model.Up, Block: block})
+func largestNeurons(w *model.Weights, block int, e model.Expert, n int) ([]int, error) {
+	in, _, err := squares(w, model.ID{Role: model.Up, Block: block, Expert: e})
 	if err != nil {
 		return nil, err
 	}
-	_, out, err := squares(w, model.ID{Role: model.Down, Block: block})
+	_, out, err := squares(w, model.ID{Role: model.Down, Block: block, Expert: e})
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func (c *Config) Cut(cut *Cut) (Config, error) {
 	if cut.Heads != nil {
 		out.Heads = len(cut.Heads[0])
 	}
-	width, experts := c.neurons()
+	width, experts := c.Neurons()
 	if err := c.checkLists("feed-forward neurons", cut.Neurons, width, experts); err != nil {
 		return out, err
 	}
@@ -70,9 +70,9 @@ func (c *Config) Cut(cut *Cut) (Config, error) {
 	return out, nil
 }
 
-// neurons returns how many neurons each list of [Cut.Neurons] chooses from, and
+// Neurons returns how many neurons each list of [Cut.Neurons] chooses from, and
 // how many lists a block has.
-func (c *Config) neurons() (width, lists int) {
+func (c *Config) Neurons() (width, lists int) {
 	if c.Experts.Count > 0 {
 		return c.Experts.Width, c.Experts.Count
 	}

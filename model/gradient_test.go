@@ -90,9 +90,6 @@ func derivative(ref model.Reference, values, direction []float32) float64 {
 // has a part, and of one element alone.
 func TestGradients(t *testing.T) {
 	for _, ref := range model.References() {
-		if ref.Mixture() {
-			continue
-		}
 		t.Run(ref.Name(), func(t *testing.T) {
 			n := open(t, ref.Open(t), 2)
 			name := func(p *train.Param) string { return n.Config().Family.TensorName(formats.HuggingFace, p.ID) }
@@ -140,9 +137,6 @@ func gradients(n *train.Network) (all []float32) {
 // activations computed again, and after other steps.
 func TestGradientsAreTheSame(t *testing.T) {
 	for _, ref := range model.References() {
-		if ref.Mixture() {
-			continue
-		}
 		t.Run(ref.Name(), func(t *testing.T) {
 			n := open(t, ref.Open(t), 1)
 			step(t, n)
@@ -190,9 +184,6 @@ func TestGradientsOfGGUF(t *testing.T) {
 // TestForwardPredicts compares with the model that evaluates.
 func TestForwardPredicts(t *testing.T) {
 	for _, ref := range model.References() {
-		if ref.Mixture() {
-			continue
-		}
 		n := open(t, ref.Open(t), 2)
 		var got []float32
 		err := n.Forward(context.Background(), sequences, func(_, _ int, logits *kernels.Tensor) error {
@@ -301,17 +292,6 @@ func TestStepRefuses(t *testing.T) {
 	for _, seqs := range [][][]int32{{{}}, {{1, -1}}, {{23}}} {
 		if err := n.Step(context.Background(), seqs, nil); err == nil {
 			t.Errorf("%v was taken", seqs)
-		}
-	}
-	for _, ref := range model.References() {
-		if ref.Mixture() {
-			w, err := model.Open(ref.Open(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := train.New(kernels.NewCPU(1), w); err == nil {
-				t.Errorf("%s was taken", ref.Name())
-			}
 		}
 	}
 }

@@ -23,7 +23,7 @@ func (m *Model) mixture(i int, in *kernels.Tensor) *kernels.Tensor {
 			m.showAll(i, e, in)
 			m.hook = nil
 		}
-		if len(to.rows) > 0 {
+		if len(to.Rows) > 0 {
 			m.expert(i, e, out, in, to)
 		}
 		m.hook = hook
@@ -32,13 +32,13 @@ func (m *Model) mixture(i int, in *kernels.Tensor) *kernels.Tensor {
 }
 
 // expert adds to out what an expert makes of its rows of in.
-func (m *Model) expert(i int, e Expert, out, in *kernels.Tensor, to routed) {
-	x := m.dev.NewResult(len(to.rows), in.Cols)
-	m.dev.Select(x, in, to.rows)
+func (m *Model) expert(i int, e Expert, out, in *kernels.Tensor, to Routed) {
+	x := m.dev.NewResult(len(to.Rows), in.Cols)
+	m.dev.Select(x, in, to.Rows)
 	m.see(i, e, ffnIn, x)
 	y := m.gated(i, e, x)
 	m.dev.Free(x)
-	m.dev.AddRows(out, y, to.rows, to.weights)
+	m.dev.AddRows(out, y, to.Rows, to.Weights)
 	m.dev.Free(y)
 }
 
@@ -65,26 +65,32 @@ func (m *Model) shared(i int, out, in *kernels.Tensor) {
 	m.dev.Free(y)
 }
 
-// routed are the rows that go through an expert, and how much its outputs count.
-type routed struct {
-	rows    []int32
-	weights []float32
-}
-
 // route returns the rows of each expert of block i.
-func (m *Model) route(i int, in *kernels.Tensor) []routed {
-	c := &m.cfg.Experts
+func (m *Model) route(i int, in *kernels.Tensor) []Routed {
 	scores := m.linear(i, ID{Role: Router}, in)
 	all := make([]float32, scores.Rows*scores.Cols)
 	m.dev.Read(all, scores)
 	m.dev.Free(scores)
-	experts := make([]routed, c.Count)
-	chosen := make([]choice, c.Used)
-	for r := range in.Rows {
-		for _, x := range choose(chosen, all[r*c.Count:][:c.Count], c.Normed) {
-			to := &experts[x.expert]
-			to.rows = append(to.rows, int32(r))
-			to.weights = append(to.weights, float32(x.weight))
+	return m.cfg.Experts.Route(all)
+}
+
+// Routed are the rows that go through an expert, ascending, and how much its
+// output counts for each.
+type Routed struct {
+	Rows    []int32
+	Weights []float32
+}
+
+// Route returns, for each expert, the rows that a router's scores [rows, Count]
+// send through it.
+func (x *Experts) Route(scores []float32) []Routed {
+	experts := make([]Routed, x.Count)
+	chosen := make([]choice, x.Used)
+	for r := range len(scores) / x.Count {
+		for _, c := range choose(chosen, scores[r*x.Count:][:x.Count], x.Normed) {
+			to := &experts[c.expert]
+			to.Rows = append(to.Rows, int32(r))
+			to.Weights = append(to.Weights, float32(c.weight))
 		}
 	}
 	return experts

@@ -16,14 +16,15 @@ type activations struct {
 	mixed      *kernels.Tensor // [rows, heads*headDim] what o multiplies
 	attnOut    *kernels.Tensor // [rows, hidden] what o gives, in families that normalize it
 	middle     *kernels.Tensor // [rows, hidden] the residual stream between attention and feed-forward
-	gate, up   *kernels.Tensor // [rows, ffn]
-	ffnOut     *kernels.Tensor // [rows, hidden] what down gives, in families that normalize it
+	ffn        gatedLayer      // for all rows
+	experts    experts
+	ffnOut     *kernels.Tensor // [rows, hidden] what the feed-forward layer gives, in families that normalize it
 }
 
 // perRow is the number of float32 numbers that activations take for each row.
 func perRow(c *model.Config) int {
 	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
-	n := 2*q + 2*kv + c.Hidden + 2*c.FFN
+	n := 2*q + 2*kv + c.Hidden + 2*ffnWidth(c) + c.Experts.Count
 	if c.Family.QKNorm {
 		n += q + kv
 	}
@@ -43,7 +44,7 @@ func (n *Network) MemoryOf(rows, context int) int64 {
 	}
 	logits := min(max(maxLogits/c.Vocab, 32), min(512, context)) * c.Vocab
 	// Streams, activations, and as much again for the gradients of a block.
-	perRow := (c.Blocks+1)*c.Hidden + blocks*perRow(c) + perRow(c) + 4*c.Hidden + 2*c.FFN
+	perRow := (c.Blocks+1)*c.Hidden + blocks*perRow(c) + perRow(c) + 4*c.Hidden + 2*ffnWidth(c)
 	return 4 * (int64(rows)*int64(perRow) + 2*int64(logits))
 }
 
@@ -73,15 +74,10 @@ func (n *Network) BlockStep(i int, x *kernels.Tensor, lengths []int, loss func(o
 // the same.
 func (n *Network) blockForward(i int, s *activations, lengths []int, x, out *kernels.Tensor) {
 	n.attend(i, s, lengths, x)
-	c, d := &n.cfg, n.dev
 	in := n.normed(i, model.FFNNorm, s.middle)
-	n.linear(resize(&s.gate, x.Rows, c.FFN), i, model.Gate, in)
-	n.linear(resize(&s.up, x.Rows, c.FFN), i, model.Up, in)
-	d.Free(in)
-	inner := d.NewResult(x.Rows, c.FFN)
-	d.Gate(inner, s.gate, s.up, c.Activation)
-	n.addLinear(out, s.middle, &s.ffnOut, i, model.Down, model.PostFFNNorm, inner)
-	d.Free(inner)
+	y := n.feedForward(i, s, in)
+	n.dev.Free(in)
+	n.addTo(out, s.middle, y, &s.ffnOut, i, model.PostFFNNorm)
 }
 
 // attend fills all activations up to the stream after attention.
@@ -91,16 +87,16 @@ func (n *Network) attend(i int, s *activations, lengths []int, x *kernels.Tensor
 	q, k := resize(&s.q, x.Rows, wide), resize(&s.k, x.Rows, narrow)
 	in := n.normed(i, model.AttnNorm, x)
 	if c.Family.QKNorm {
-		n.linear(resize(&s.rawQ, x.Rows, wide), i, model.Q, in)
-		n.linear(resize(&s.rawK, x.Rows, narrow), i, model.K, in)
+		n.linear(resize(&s.rawQ, x.Rows, wide), model.ID{Role: model.Q, Block: i}, in)
+		n.linear(resize(&s.rawK, x.Rows, narrow), model.ID{Role: model.K, Block: i}, in)
 		n.normTo(q, i, model.QNorm, s.rawQ)
 		n.normTo(k, i, model.KNorm, s.rawK)
 	} else {
-		n.linear(q, i, model.Q, in)
-		n.linear(k, i, model.K, in)
+		n.linear(q, model.ID{Role: model.Q, Block: i}, in)
+		n.linear(k, model.ID{Role: model.K, Block: i}, in)
 	}
 	v := resize(&s.v, x.Rows, narrow)
-	n.linear(v, i, model.V, in)
+	n.linear(v, model.ID{Role: model.V, Block: i}, in)
 	d.Free(in)
 	n.rotate(q, lengths, n.ropes[i])
 	n.rotate(k, lengths, n.ropes[i])
@@ -112,7 +108,8 @@ func (n *Network) attend(i int, s *activations, lengths []int, x *kernels.Tensor
 		d.Attention(rows(mixed, from, to), rows(q, from, to), rows(k, from, to), rows(v, from, to), n.cache, n.attention(i))
 		from = to
 	}
-	n.addLinear(resize(&s.middle, x.Rows, c.Hidden), x, &s.attnOut, i, model.O, model.PostAttnNorm, mixed)
+	y := n.output(model.ID{Role: model.O, Block: i}, mixed)
+	n.addTo(resize(&s.middle, x.Rows, c.Hidden), x, y, &s.attnOut, i, model.PostAttnNorm)
 }
 
 // attention is the shape of a block's attention.
@@ -145,19 +142,24 @@ func (n *Network) normTo(dst *kernels.Tensor, i int, r model.Role, x *kernels.Te
 }
 
 // linear sets dst to what a linear makes of x, bias added.
-func (n *Network) linear(dst *kernels.Tensor, i int, r model.Role, x *kernels.Tensor) {
-	p := n.block(i, r)
+func (n *Network) linear(dst *kernels.Tensor, id model.ID, x *kernels.Tensor) {
+	p := n.byID[id]
 	n.dev.MatMul(dst, x, n.dev.Load(kernels.FromFloat32s(p.Rows, p.Cols, p.used())))
-	if bias := n.bias(i, r); bias != nil {
+	if bias := n.bias(id); bias != nil {
 		n.dev.Add(dst, bias.vector())
 	}
 }
 
-// addLinear sets out to base plus what a linear makes of x, normalized first in
-// families that do so: then raw keeps what was normalized.
-func (n *Network) addLinear(out, base *kernels.Tensor, raw **kernels.Tensor, i int, r, post model.Role, x *kernels.Tensor) {
-	y := n.dev.NewResult(x.Rows, n.cfg.Hidden)
-	n.linear(y, i, r, x)
+// output returns what a linear makes of x; the caller frees it.
+func (n *Network) output(id model.ID, x *kernels.Tensor) *kernels.Tensor {
+	y := n.dev.NewResult(x.Rows, n.byID[id].Rows)
+	n.linear(y, id, x)
+	return y
+}
+
+// addTo sets out to base plus y, normalized first in families that do so: then
+// raw keeps what was normalized. It frees y.
+func (n *Network) addTo(out, base, y *kernels.Tensor, raw **kernels.Tensor, i int, post model.Role) {
 	if n.cfg.Family.PostNorms {
 		copy(resize(raw, y.Rows, y.Cols).Data, y.Data)
 		n.normTo(y, i, post, y)
@@ -174,24 +176,19 @@ func (n *Network) addLinear(out, base *kernels.Tensor, raw **kernels.Tensor, i i
 func (n *Network) blockBackward(i int, s *activations, lengths []int, x, grad *kernels.Tensor) {
 	c, d := &n.cfg, n.dev
 
-	// Feed-forward: out = middle + [norm] down(act(gate) * up).
-	inner := d.NewResult(x.Rows, c.FFN)
-	d.Gate(inner, s.gate, s.up, c.Activation)
-	dinner := d.NewTensor(x.Rows, c.FFN)
-	n.addLinearBackward(i, model.Down, model.PostFFNNorm, s.ffnOut, inner, grad, dinner)
-	dgate := inner
-	d.GateGrad(dgate, dinner, s.gate, s.up, dinner, c.Activation)
+	// Feed-forward: out = middle + [norm] feedForward(norm(middle)).
 	in := n.normed(i, model.FFNNorm, s.middle)
 	din := d.NewTensor(x.Rows, c.Hidden)
-	n.linearOf(i, model.Gate, in, dgate, din)
-	n.linearOf(i, model.Up, in, dinner, din)
+	dy := n.addToGrad(i, model.PostFFNNorm, s.ffnOut, grad)
+	n.feedForwardBackward(i, s, in, dy, din)
+	d.Free(dy)
 	n.normBackward(i, model.FFNNorm, grad, s.middle, din)
-	d.Free(dgate)
-	d.Free(dinner)
 
 	// Attention: middle = x + [norm] o(attention(q, k, v)).
 	dmixed := d.NewTensor(s.mixed.Rows, s.mixed.Cols)
-	n.addLinearBackward(i, model.O, model.PostAttnNorm, s.attnOut, s.mixed, grad, dmixed)
+	dy = n.addToGrad(i, model.PostAttnNorm, s.attnOut, grad)
+	n.linearOf(model.ID{Role: model.O, Block: i}, s.mixed, dy, dmixed)
+	d.Free(dy)
 	dq, dk, dv := d.NewResult(s.q.Rows, s.q.Cols), d.NewResult(s.k.Rows, s.k.Cols), d.NewResult(s.v.Rows, s.v.Cols)
 	d.AttentionGrad(dq, dk, dv, s.q, s.k, s.v, dmixed, lengths, n.attention(i))
 	d.Free(dmixed)
@@ -203,26 +200,26 @@ func (n *Network) blockBackward(i int, s *activations, lengths []int, x, grad *k
 	}
 	n.normTo(in, i, model.AttnNorm, x)
 	clear(din.Data)
-	n.linearOf(i, model.Q, in, dq, din)
-	n.linearOf(i, model.K, in, dk, din)
-	n.linearOf(i, model.V, in, dv, din)
+	n.linearOf(model.ID{Role: model.Q, Block: i}, in, dq, din)
+	n.linearOf(model.ID{Role: model.K, Block: i}, in, dk, din)
+	n.linearOf(model.ID{Role: model.V, Block: i}, in, dv, din)
 	n.normBackward(i, model.AttnNorm, grad, x, din)
 	for _, t := range []*kernels.Tensor{in, din, dq, dk, dv} {
 		d.Free(t)
 	}
 }
 
-// addLinearBackward is the backward pass of addLinear but for what goes on in the
-// stream: it adds to dx, given grad, which stays as it is.
-func (n *Network) addLinearBackward(i int, r, post model.Role, raw, x, grad, dx *kernels.Tensor) {
-	if !n.cfg.Family.PostNorms {
-		n.linearOf(i, r, x, grad, dx)
-		return
-	}
+// addToGrad is the backward pass of addTo but for what goes on in the stream: the
+// gradient with respect to y, given grad, which stays as it is. The caller frees
+// it.
+func (n *Network) addToGrad(i int, post model.Role, raw, grad *kernels.Tensor) *kernels.Tensor {
 	dy := n.dev.NewTensor(grad.Rows, grad.Cols)
-	n.normBackward(i, post, dy, raw, grad)
-	n.linearOf(i, r, x, dy, dx)
-	n.dev.Free(dy)
+	if n.cfg.Family.PostNorms {
+		n.normBackward(i, post, dy, raw, grad)
+	} else {
+		copy(dy.Data, grad.Data)
+	}
+	return dy
 }
 
 // normBackward adds the gradient with respect to a norm's input x to dx, or sets
@@ -232,9 +229,9 @@ func (n *Network) normBackward(i int, r model.Role, dx, x, dy *kernels.Tensor) {
 	n.dev.RMSNormGrad(dx, p.Grad, x, p.vector(), dy, float32(n.cfg.NormEps))
 }
 
-// linearOf is linearBackward for a linear of block i.
-func (n *Network) linearOf(i int, r model.Role, x, dy, dx *kernels.Tensor) {
-	n.linearBackward(n.block(i, r), n.bias(i, r), x, dy, dx)
+// linearOf is linearBackward for a linear of a block.
+func (n *Network) linearOf(id model.ID, x, dy, dx *kernels.Tensor) {
+	n.linearBackward(n.byID[id], n.bias(id), x, dy, dx)
 }
 
 // linearBackward adds the gradients of y = x wᵀ + bias: with respect to x to dx,

@@ -73,11 +73,10 @@ type Network struct {
 	scratch activations // of a block that is not kept
 }
 
-// New reads the weights of a checkpoint. Mixtures of experts are refused.
+// New reads the weights of a checkpoint. In a mixture of experts the router
+// learns by the experts that it chose; nothing keeps the load even but what the
+// losses ask for.
 func New(dev *kernels.CPU, w *model.Weights) (*Network, error) {
-	if w.Config.Experts.Count > 0 {
-		return nil, fault.Invalid("a mixture of experts cannot be trained, only models with one feed-forward layer in each block")
-	}
 	n := &Network{cfg: w.Config, dev: dev, byID: map[model.ID]*Param{}, saved: make([]*activations, w.Config.Blocks)}
 	for _, id := range w.Config.IDs() {
 		if id.Role == model.Head && w.Config.Tied {
@@ -174,11 +173,13 @@ func (n *Network) Store(w *model.Weights) {
 	}
 }
 
-// block returns a weight of a block; nil for a bias that there is not.
+// block returns a weight of a block that is no expert's.
 func (n *Network) block(i int, r model.Role) *Param { return n.byID[model.ID{Role: r, Block: i}] }
 
-func (n *Network) bias(i int, r model.Role) *Param {
-	return n.byID[model.ID{Role: r, Block: i, Bias: true}]
+// bias returns that of a linear, nil if it has none.
+func (n *Network) bias(of model.ID) *Param {
+	of.Bias = true
+	return n.byID[of]
 }
 
 // outer returns a weight that belongs to no block.

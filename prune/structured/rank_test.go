@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,8 +22,13 @@ var small = tinymodel.Spec{Hidden: 32, FFN: 48, Layers: 3, Heads: 4, KVHeads: 2,
 // tiny opens a model; change may change its tensors first.
 func tiny(t *testing.T, change func(name string, shape []int, values []float32)) *model.Weights {
 	t.Helper()
-	files := tinymodel.Files(small)
-	tensors := tinymodel.Tensors(small)
+	return tinyOf(t, small, change)
+}
+
+func tinyOf(t *testing.T, spec tinymodel.Spec, change func(name string, shape []int, values []float32)) *model.Weights {
+	t.Helper()
+	files := tinymodel.Files(spec)
+	tensors := tinymodel.Tensors(spec)
 	for i, x := range tensors {
 		values := make([]float32, len(x.Data)/2)
 		for j := range values {
@@ -171,25 +177,34 @@ func slowScores(t *testing.T, w *model.Weights, windows [][]int32) map[Axis][][]
 // TestTaylor compares with what the loss of each window becomes when what a unit
 // writes is made a little smaller.
 func TestTaylor(t *testing.T) {
-	w := tiny(t, nil)
+	for a := range Axis(len(axisNames)) {
+		checkTaylor(t, tiny(t, nil), a)
+	}
+	for _, family := range []string{"mixtral", "qwen2moe"} {
+		mixture := small
+		mixture.Family, mixture.Layers = family, 1
+		checkTaylor(t, tinyOf(t, mixture, nil), FFN)
+	}
+}
+
+func checkTaylor(t *testing.T, w *model.Weights, a Axis) {
+	t.Helper()
 	windows := randomWindows(2, 12)
 	c := &w.Config
 	const step = 0.02
-	for a := range Axis(len(axisNames)) {
-		r, err := Rank(context.Background(), kernels.NewCPU(1), w, windows, a, RankOptions{Importance: Taylor, Threads: 2}, calibrate.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for list := range r.Scores {
-			for _, unit := range []int{0, a.Units(c) - 1} {
-				want := 0.0
-				for _, ids := range windows {
-					slope := (scaledLoss(t, w, a, list, unit, 1+step, ids) - scaledLoss(t, w, a, list, unit, 1-step, ids)) / (2 * step)
-					want += slope * slope / float64(len(windows))
-				}
-				if got := r.Scores[list][unit]; math.Abs(got-want) > 0.02*want+1e-6 {
-					t.Errorf("%s: unit %d of list %d has %g, want %g", a, unit, list, got, want)
-				}
+	r, err := Rank(context.Background(), kernels.NewCPU(1), w, windows, a, RankOptions{Importance: Taylor, Threads: 2}, calibrate.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for list := range r.Scores {
+		for _, unit := range []int{0, a.Units(c) - 1} {
+			want := 0.0
+			for _, ids := range windows {
+				slope := (scaledLoss(t, w, a, list, unit, 1+step, ids) - scaledLoss(t, w, a, list, unit, 1-step, ids)) / (2 * step)
+				want += slope * slope / float64(len(windows))
+			}
+			if got := r.Scores[list][unit]; math.Abs(got-want) > 0.02*want+1e-6 {
+				t.Errorf("%s: unit %d of list %d has %g, want %g", a, unit, list, got, want)
 			}
 		}
 	}
@@ -213,7 +228,7 @@ func scaledLoss(t *testing.T, w *model.Weights, a Axis, list, unit int, factor f
 			t.Fatal(err)
 		}
 		rows, cols := m.Shape()
-		values := kernels.Float32s(m)
+		values := slices.Clone(kernels.Float32s(m))
 		for i := range values {
 			row, col := i/cols, i%cols
 			hit := false
@@ -226,7 +241,7 @@ func scaledLoss(t *testing.T, w *model.Weights, a Axis, list, unit int, factor f
 			case a == Layers:
 				hit = id.Block == unit
 			case a == FFN:
-				hit = id.Role == model.Down && id.Block == list && col == unit
+				hit = id.Role == model.Down && !shared(c, id) && a.list(c, id) == list && col == unit
 			case a == Heads:
 				hit = id.Role == model.O && id.Block == list && col/(cols/c.KVHeads) == unit
 			}

@@ -99,9 +99,9 @@ func (r *Ranking) taylorUnits(c *model.Config, p *train.Param, sums [][]float64)
 		return sums[0], func(row, _ int) int { return row }
 	case r.Axis == Layers:
 		return sums[0], func(_, _ int) int { return id.Block }
-	case id.Role == r.Axis.multiplier():
+	case id.Role == r.Axis.multiplier() && !shared(c, id):
 		size := p.Cols / r.Axis.Units(c)
-		return sums[id.Block], func(_, col int) int { return col / size }
+		return sums[r.Axis.list(c, id)], func(_, col int) int { return col / size }
 	}
 	return nil, nil
 }
