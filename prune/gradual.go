@@ -31,6 +31,7 @@ func (m Gradual) Prune(ctx context.Context, l Layer, p Pattern) error {
 		if err := m.Method.Prune(ctx, l, part); err != nil {
 			return err
 		}
+		l.KeepZeros = true
 		if err := solve.FitMasked(ctx, l.Inputs.Hessian, l.Cols, m.Damp, target, l.Weight, l.Rows, l.Threads); err != nil {
 			return err
 		}

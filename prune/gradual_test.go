@@ -32,7 +32,7 @@ func TestSteps(t *testing.T) {
 func TestGradual(t *testing.T) {
 	for _, p := range []Pattern{{Sparsity: 0.6}, {Sparsity: 0.5, Keep: 2, Of: 4}} {
 		for _, inner := range []Method{Magnitude{}, Wanda{}, SparseGPT{}} {
-			base := layer(21, 24, 160, 5)
+			base := layerWith(21, 24, 160, 5, 4)
 			errorOf := func(m Method) float64 {
 				l := base
 				l.Weight, l.Solution = slices.Clone(base.Weight), &Solution{}

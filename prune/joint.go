@@ -35,7 +35,8 @@ func (j Joint) Mask(id model.ID, w []float32, rows, cols int, f *solve.Factor) (
 	if err := p.Fits(id.String(), cols); err != nil {
 		return nil, err
 	}
-	return newMask(p, w, rows, cols, f), nil
+	l := Layer{Rows: rows, Cols: cols, Weight: w, Threads: j.Threads}
+	return newMask(p, w, rows, cols, f, solve.LooksPruned(l.zeros(context.Background()), len(w))), nil
 }
 
 // Drop prunes w [rows, cols] in place: gradually with steps, and else where there

@@ -77,6 +77,9 @@ type Layer struct {
 	Weight     []float32         // [Rows, Cols], changed in place
 	Inputs     *calibrate.Inputs // what calibration saw; nil when it did not run
 	Threads    int               // 0 means one per core
+	// KeepZeros says that zeros of the weight are a mask that stays. Those of a
+	// weight of which a fifth is zero always are.
+	KeepZeros bool
 
 	// Solution receives what the method has to say of the layer.
 	Solution *Solution

@@ -45,7 +45,8 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 		return Wanda{}.Prune(ctx, l, p)
 	}
 	l.Solution.Damping, l.Solution.Dead = factor.Damping, factor.Dead
-	mask := newMask(p, l.Weight, l.Rows, l.Cols, factor)
+	keep := l.KeepZeros || solve.LooksPruned(l.zeros(ctx), len(l.Weight))
+	mask := newMask(p, l.Weight, l.Rows, l.Cols, factor, keep)
 	block := sparseBlock
 	if p.structured() {
 		block = sparseBlock / p.Of * p.Of // groups lie within a block
@@ -75,12 +76,15 @@ type mask struct {
 	pattern    Pattern
 	rows, cols int
 	diagonal   []float32 // [cols] of U
-	zero       []bool    // [rows, cols] zeros of the source, and dead channels: they stay or become zero
+	zero       []bool    // [rows, cols] zeros that stay, and dead channels: they become zero
 	dropped    []bool    // [rows, cols]
 }
 
 // newMask returns the mask of w [rows, cols], columns in the factor's order.
-func newMask(p Pattern, w []float32, rows, cols int, f *solve.Factor) *mask {
+// keepZeros says that its zeros are of an earlier mask. Otherwise they are
+// weights like any others, the first to go, and take up errors if they are not
+// needed for that: a weight that was rounded before has such.
+func newMask(p Pattern, w []float32, rows, cols int, f *solve.Factor, keepZeros bool) *mask {
 	m := &mask{pattern: p, rows: rows, cols: cols, dropped: make([]bool, len(w)), zero: make([]bool, len(w))}
 	for c := range cols {
 		m.diagonal = append(m.diagonal, f.Upper[c*cols+c])
@@ -88,7 +92,7 @@ func newMask(p Pattern, w []float32, rows, cols int, f *solve.Factor) *mask {
 	for r := range rows {
 		zero := m.zero[r*cols:][:cols]
 		for c, v := range w[r*cols:][:cols] {
-			zero[c] = v == 0 || f.Idle[c]
+			zero[c] = keepZeros && v == 0 || f.Idle[c]
 		}
 	}
 	return m

@@ -24,10 +24,6 @@ const (
 	ZerosNone
 )
 
-// prunedShare is the share of zeros from which a linear looks pruned. Weights
-// that were rounded to 4 bits before have up to a tenth or so.
-const prunedShare = 0.2
-
 // String names what stays, for reports.
 func (z Zeros) String() string {
 	return [...]string{"of pruned linears", "all", "none"}[z]
@@ -63,18 +59,13 @@ func countZeros(m kernels.Matrix) (n int) {
 	return n
 }
 
-// LooksPruned reports whether so many zeros are too many to be chance.
-func LooksPruned(zeros, weights int) bool {
-	return zeros > 0 && float64(zeros) >= prunedShare*float64(weights)
-}
-
 // keepsZeros reports whether the zeros of a weight stay.
 func (z Zeros) keepsZeros(w kernels.Matrix) bool {
 	if z != ZerosOfPruned {
 		return z == ZerosAll
 	}
 	rows, cols := w.Shape()
-	return LooksPruned(countZeros(w), rows*cols)
+	return solve.LooksPruned(countZeros(w), rows*cols)
 }
 
 // Spreads reports whether errors are spread when weights become numbers of the

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"llmc/internal/fault"
+	"llmc/internal/solve"
 	"llmc/quantize"
 )
 
@@ -59,7 +60,7 @@ func (q *quantization) countZeros() {
 		e, s := result.Entry, result.Stats
 		weights := e.Shape[0] * e.Shape[1]
 		z.add(weights, s.ZerosBefore, s.Zeros, e.To.CodeBits())
-		pruned = pruned || quantize.LooksPruned(s.ZerosBefore, weights) || quantize.LooksPruned(s.Zeros, weights)
+		pruned = pruned || solve.LooksPruned(s.ZerosBefore, weights) || solve.LooksPruned(s.Zeros, weights)
 	}
 	if pruned {
 		q.report.Zeros = &z

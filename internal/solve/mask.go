@@ -18,6 +18,16 @@ type Mask interface {
 	Chosen(r, p int) bool
 }
 
+// prunedShare is the share of zeros from which a linear looks pruned. Weights
+// that were rounded to 4 bits before have up to a tenth or so.
+const prunedShare = 0.2
+
+// LooksPruned reports whether so many zeros are too many to be chance: then they
+// are a mask that is to stay.
+func LooksPruned(zeros, weights int) bool {
+	return zeros > 0 && float64(zeros) >= prunedShare*float64(weights)
+}
+
 // FixedMask is a Mask that is known from the beginning.
 type FixedMask struct {
 	Zero []bool // [rows, cols] by position
