@@ -120,10 +120,15 @@ func (a *allocator) check() error {
 		return fault.Usage("there is no tensor whose bits could be chosen")
 	}
 	least, elements := a.kept, a.plan.Elements()
-	for id, e := range a.entries {
-		list := a.candidates(id)
+	for i := range a.plan.Entries {
+		e := &a.plan.Entries[i]
+		if a.entries[e.ID] != e {
+			continue
+		}
+		list := a.candidates(e.ID)
 		if len(list) == 0 {
-			return fault.Usage("%s has rows of %d, which no type to choose from divides", e.Name, e.Shape[1])
+			return fault.Hint(fault.Usage("%s has rows of %d, which no type to choose from divides", e.Name, e.Shape[1]),
+				"ask for another --group-size, or leave the tensor out with --ignore")
 		}
 		least += list[0].Bytes(e.Shape[0], e.Shape[1])
 	}

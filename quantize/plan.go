@@ -271,6 +271,17 @@ func (p *Plan) unifyGroups() error {
 	return nil
 }
 
+// SmallestGroup is the smallest group size that a tensor fell back to because
+// the one asked for does not divide its rows; that one, if there is none.
+func (p *Plan) SmallestGroup(asked int) int {
+	for _, e := range p.Entries {
+		if size := e.To.GroupSize; e.To.IsInteger() && size > 0 {
+			asked = min(asked, size)
+		}
+	}
+	return asked
+}
+
 // groupColumns is how many columns share a scale.
 func (e *Entry) groupColumns() int {
 	if e.To.GroupSize == PerChannel {

@@ -98,7 +98,7 @@ func (o *budgetOptions) choices(q *quantization) quantize.Budget {
 	b.Fused = true // by vLLM
 	for _, bits := range []int{2, 3, 4, 5, 6, 8} {
 		s := q.job.policy.Scheme
-		s.Bits = bits
+		s.Bits, s.GroupSize = bits, q.plan.SmallestGroup(s.GroupSize)
 		b.Among = append(b.Among, s)
 	}
 	return b
