@@ -59,8 +59,9 @@ format and the types it has, which every engine loads:
                       for it (arXiv 2301.00774)
 
 wanda and sparsegpt see the model's activations on the text of --calibration.
-Weights that are zero stay so. Files are as large as before: engines have no
-use for sparse ones, but what compresses files makes them smaller.
+Weights that are zero stay so, with sparsegpt in linears of which a fifth is.
+Files are as large as before: engines have no use for sparse ones, but what
+compresses files makes them smaller.
 
 With --steps, what stays is fitted by least squares so that each linear puts out
 what it did, at once or in several steps to the sparsity (arXiv 1710.01878).
