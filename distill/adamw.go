@@ -6,6 +6,7 @@ import (
 
 	"llmc/internal/fault"
 	"llmc/internal/parallel"
+	"llmc/kernels"
 )
 
 // AdamW is the optimizer: Adam with decoupled weight decay (arXiv 1711.05101,
@@ -87,11 +88,7 @@ func Norm(threads int, vars []*Variable) float64 {
 	}
 	sums := make([]float64, n)
 	chunks(threads, vars, func(i int, v *Variable, from, to int) {
-		sum := 0.0
-		for _, g := range v.Grad[from:to] {
-			sum += float64(g) * float64(g)
-		}
-		sums[i] = sum
+		sums[i] = kernels.SumSquares(v.Grad[from:to])
 	})
 	total := 0.0
 	for _, s := range sums {
@@ -103,28 +100,19 @@ func Norm(threads int, vars []*Variable) float64 {
 // Step changes all values by their gradients times scale, as the step of number
 // t, from 1. The result does not depend on the number of threads.
 func (a *AdamW) Step(threads int, vars []*Variable, t int, rate, scale float64) {
-	b1, b2, s := float32(a.Beta1), float32(a.Beta2), float32(scale)
-	c1, c2 := float32(1-a.Beta1), float32(1-a.Beta2)
-	size := float32(rate / (1 - math.Pow(a.Beta1, float64(t))))
-	root := float32(1 / math.Sqrt(1-math.Pow(a.Beta2, float64(t))))
-	eps := float32(a.Epsilon)
+	step := kernels.AdamStep{
+		Beta1: float32(a.Beta1), Rest1: float32(1 - a.Beta1), Beta2: float32(a.Beta2), Rest2: float32(1 - a.Beta2),
+		GradScale: float32(scale), Epsilon: float32(a.Epsilon),
+		Size: float32(rate / (1 - math.Pow(a.Beta1, float64(t)))),
+		Root: float32(1 / math.Sqrt(1-math.Pow(a.Beta2, float64(t)))),
+	}
 	chunks(threads, vars, func(_ int, v *Variable, from, to int) {
-		keep := float32(1)
+		own := step
+		own.Keep, own.KeepZeros = 1, v.KeepZeros
 		if v.Decay {
-			keep = float32(1 - rate*a.Decay)
+			own.Keep = float32(1 - rate*a.Decay)
 		}
-		x, g := v.Value[from:to], v.Grad[from:to]
-		m, q := v.M[from:to], v.V[from:to]
-		m, q, g = m[:len(x)], q[:len(x)], g[:len(x)]
-		for i, old := range x {
-			if old == 0 && v.KeepZeros {
-				continue
-			}
-			d := g[i] * s
-			m[i] = b1*m[i] + c1*d
-			q[i] = b2*q[i] + c2*d*d
-			x[i] = old*keep - size*m[i]/(float32(math.Sqrt(float64(q[i])))*root+eps)
-		}
+		own.Apply(v.Value[from:to], v.Grad[from:to], v.M[from:to], v.V[from:to])
 	})
 }
 

@@ -96,6 +96,11 @@ func differenceAVX2(x *float32, y *float32, n int, sums *float64) (zerosX int, z
 //go:noescape
 func momentsAVX2(squares *float64, sums *float64, largest *float32, x *float32, n int)
 
+// adamAVX2 takes a step of AdamW; numbers that are fixed stay. Nothing is fused.
+//
+//go:noescape
+func adamAVX2(x *float32, grad *float32, m *float32, v *float32, n int, scale float32, beta1 float32, rest1 float32, beta2 float32, rest2 float32, keep float32, size float32, root float32, epsilon float32, fixed float32)
+
 // trialErrorsAVX2 sets a vector of sums to the squared errors of n numbers on as many grids.
 //
 //go:noescape
@@ -217,6 +222,11 @@ func differenceAVX512(x *float32, y *float32, n int, sums *float64) (zerosX int,
 //
 //go:noescape
 func momentsAVX512(squares *float64, sums *float64, largest *float32, x *float32, n int)
+
+// adamAVX512 takes a step of AdamW; numbers that are fixed stay. Nothing is fused.
+//
+//go:noescape
+func adamAVX512(x *float32, grad *float32, m *float32, v *float32, n int, scale float32, beta1 float32, rest1 float32, beta2 float32, rest2 float32, keep float32, size float32, root float32, epsilon float32, fixed float32)
 
 // trialErrorsAVX512 sets a vector of sums to the squared errors of n numbers on as many grids.
 //

@@ -913,6 +913,61 @@ loopdone:
 DATA word7fffffff<>+0(SB)/4, $0x7fffffff
 GLOBL word7fffffff<>(SB), RODATA|NOPTR, $4
 
+// func adamAVX2(x *float32, grad *float32, m *float32, v *float32, n int, scale float32, beta1 float32, rest1 float32, beta2 float32, rest2 float32, keep float32, size float32, root float32, epsilon float32, fixed float32)
+// Requires: AVX
+TEXT ·adamAVX2(SB), NOSPLIT, $0-80
+	MOVQ         x+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         v+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS scale+40(FP), Y0
+	VBROADCASTSS beta1+44(FP), Y1
+	VBROADCASTSS rest1+48(FP), Y2
+	VBROADCASTSS beta2+52(FP), Y3
+	VBROADCASTSS rest2+56(FP), Y4
+	VBROADCASTSS keep+60(FP), Y5
+	VBROADCASTSS size+64(FP), Y6
+	VBROADCASTSS root+68(FP), Y7
+	VBROADCASTSS epsilon+72(FP), Y8
+	VBROADCASTSS fixed+76(FP), Y9
+	TESTQ        SI, SI
+	JZ           loopdone
+
+loop:
+	VMULPS    (CX), Y0, Y10
+	VMULPS    (DX), Y1, Y11
+	VMULPS    Y10, Y2, Y12
+	VADDPS    Y12, Y11, Y11
+	VMOVUPS   Y11, (DX)
+	VMULPS    Y6, Y11, Y11
+	VMULPS    Y10, Y4, Y12
+	VMULPS    Y10, Y12, Y12
+	VMULPS    (BX), Y3, Y10
+	VADDPS    Y10, Y12, Y12
+	VMOVUPS   Y12, (BX)
+	VSQRTPS   Y12, Y12
+	VMULPS    Y7, Y12, Y12
+	VADDPS    Y8, Y12, Y12
+	VDIVPS    Y12, Y11, Y11
+	VMOVUPS   (AX), Y10
+	VCMPPS    $0x04, Y9, Y10, Y12
+	VMULPS    Y10, Y5, Y10
+	VSUBPS    Y11, Y10, Y10
+	VMOVUPS   (AX), Y11
+	VBLENDVPS Y12, Y10, Y11, Y11
+	VMOVUPS   Y11, (AX)
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	DECQ      SI
+	JNZ       loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
 // func trialErrorsAVX2(sums *float32, x *float32, n int, scales *float32, lows *float32, highs *float32)
 // Requires: AVX
 TEXT ·trialErrorsAVX2(SB), NOSPLIT, $0-48
@@ -1968,6 +2023,59 @@ loop:
 	ADDQ        $0x00000080, CX
 	DECQ        SI
 	JNZ         loop
+
+loopdone:
+	VZEROUPPER
+	RET
+
+// func adamAVX512(x *float32, grad *float32, m *float32, v *float32, n int, scale float32, beta1 float32, rest1 float32, beta2 float32, rest2 float32, keep float32, size float32, root float32, epsilon float32, fixed float32)
+// Requires: AVX, AVX512F
+TEXT ·adamAVX512(SB), NOSPLIT, $0-80
+	MOVQ         x+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         v+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS scale+40(FP), Z0
+	VBROADCASTSS beta1+44(FP), Z1
+	VBROADCASTSS rest1+48(FP), Z2
+	VBROADCASTSS beta2+52(FP), Z3
+	VBROADCASTSS rest2+56(FP), Z4
+	VBROADCASTSS keep+60(FP), Z5
+	VBROADCASTSS size+64(FP), Z6
+	VBROADCASTSS root+68(FP), Z7
+	VBROADCASTSS epsilon+72(FP), Z8
+	VBROADCASTSS fixed+76(FP), Z9
+	TESTQ        SI, SI
+	JZ           loopdone
+
+loop:
+	VMULPS  (CX), Z0, Z10
+	VMULPS  (DX), Z1, Z11
+	VMULPS  Z10, Z2, Z12
+	VADDPS  Z12, Z11, Z11
+	VMOVUPS Z11, (DX)
+	VMULPS  Z6, Z11, Z11
+	VMULPS  Z10, Z4, Z12
+	VMULPS  Z10, Z12, Z12
+	VMULPS  (BX), Z3, Z10
+	VADDPS  Z10, Z12, Z12
+	VMOVUPS Z12, (BX)
+	VSQRTPS Z12, Z12
+	VMULPS  Z7, Z12, Z12
+	VADDPS  Z8, Z12, Z12
+	VDIVPS  Z12, Z11, Z11
+	VMOVUPS (AX), Z10
+	VCMPPS  $0x04, Z9, Z10, K1
+	VMULPS  Z10, Z5, Z10
+	VSUBPS  Z11, Z10, Z10
+	VMOVUPS Z10, K1, (AX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	ADDQ    $0x00000040, BX
+	DECQ    SI
+	JNZ     loop
 
 loopdone:
 	VZEROUPPER

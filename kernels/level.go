@@ -51,6 +51,8 @@ type ops struct {
 	difference func(d *Difference, x, y []float32)
 	// moments adds a row x to the moments of its columns.
 	moments func(m *Moments, x []float32)
+	// adam takes a step of AdamW; the slices are of one length.
+	adam func(s *AdamStep, x, grad, m, v []float32)
 	// pack rounds n vectors of numbers to types of 16 and 8 bits.
 	pack map[dtype.Type]func(dst *byte, src *float32, n int)
 	// trials and weighed are the loops of Trials.Errors for trialLanes grids

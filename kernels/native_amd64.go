@@ -203,6 +203,17 @@ func pairRotation(lanes int, kernel func(x, cos, sin *float32, n int)) func(x, c
 	}
 }
 
+func adamSteps(lanes int, kernel func(x, grad, m, v *float32, n int, scale, beta1, rest1, beta2, rest2, keep, size, root, epsilon, fixed float32)) func(s *AdamStep, x, grad, m, v []float32) {
+	return func(s *AdamStep, x, grad, m, v []float32) {
+		n := len(x) / lanes
+		if n > 0 {
+			kernel(&x[0], &grad[0], &m[0], &v[0], n, s.GradScale, s.Beta1, s.Rest1, s.Beta2, s.Rest2, s.Keep, s.Size, s.Root, s.Epsilon, s.fixed())
+		}
+		n *= lanes
+		adamPortable(s, x[n:], grad[n:], m[n:], v[n:])
+	}
+}
+
 func moments(lanes int, kernel func(squares, sums *float64, largest, x *float32, n int)) func(m *Moments, x []float32) {
 	return func(m *Moments, x []float32) {
 		n := len(x) / lanes

@@ -20,6 +20,7 @@ var portable = ops{
 	divergence:  divergencePortable,
 	difference:  differencePortable,
 	moments:     momentsPortable,
+	adam:        adamPortable,
 	gate:        [numActivations]gateFunc{siluPortable, geluTanhPortable, geluPortable, reluPortable},
 	gateGrad:    [numActivations]gateGradFunc{siluGradPortable, geluTanhGradPortable, geluGradPortable, reluGradPortable},
 	softmaxGrad: softmaxGradPortable,

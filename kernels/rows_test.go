@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"llmc/dtype"
@@ -92,6 +93,40 @@ func BenchmarkEncode(b *testing.B) {
 			})
 		}
 	}
+}
+
+// TestAdam compares every level with the portable one, bit for bit, in rows of all
+// lengths, with zeros that stay and without.
+func TestAdam(t *testing.T) {
+	eachLevel(t, func(t *testing.T, o *ops) {
+		r := rand.New(rand.NewPCG(5, 5))
+		for n := range 100 {
+			s := AdamStep{Beta1: 0.9, Rest1: 0.1, Beta2: 0.95, Rest2: 0.05, GradScale: 0.7, Keep: 0.999, Size: 0.01, Root: 1.3, Epsilon: 1e-8, KeepZeros: n%2 == 0}
+			x, grad, m, v := randoms(r, n), randoms(r, n), randoms(r, n), randoms(r, n)
+			for i := range v {
+				v[i] *= v[i]
+				switch i % 7 {
+				case 1:
+					x[i] = 0
+				case 2:
+					x[i] = float32(math.Copysign(0, -1))
+				case 3:
+					grad[i], m[i], v[i] = 0, 0, 0
+				}
+			}
+			wantX, wantM, wantV := slices.Clone(x), slices.Clone(m), slices.Clone(v)
+			adamPortable(&s, wantX, grad, wantM, wantV)
+			o.adam(&s, x, grad, m, v)
+			if !slices.Equal(x, wantX) || !slices.Equal(m, wantM) || !slices.Equal(v, wantV) {
+				t.Fatalf("%d weights: got %v, %v, %v, want %v, %v, %v", n, x, m, v, wantX, wantM, wantV)
+			}
+			for i := range x {
+				if moved := x[i] != 0; i%7 == 1 && moved == s.KeepZeros {
+					t.Fatalf("a zero became %g, zeros stay is %v", x[i], s.KeepZeros)
+				}
+			}
+		}
+	})
 }
 
 // TestMoments compares every level with the portable one, bit for bit, in rows

@@ -28,6 +28,7 @@ func (g *gen) vectors() {
 	g.divergence()
 	g.differences()
 	g.moments()
+	g.adam()
 	g.trials()
 }
 
@@ -496,6 +497,34 @@ func (g *gen) moments() {
 		g.next(largest, x)
 		g.move(squares, 2*g.bytes())
 		g.move(sums, 2*g.bytes())
+	})
+	g.end()
+}
+
+func (g *gen) adam() {
+	g.begin("adam", "func(x, grad, m, v *float32, n int, scale, beta1, rest1, beta2, rest2, keep, size, root, epsilon, fixed float32)",
+		"takes a step of AdamW; numbers that are fixed stay. Nothing is fused.")
+	x, grad, m, v, n := g.arg("x"), g.arg("grad"), g.arg("m"), g.arg("v"), g.arg("n")
+	c := map[string]reg.VecVirtual{}
+	for _, name := range []string{"scale", "beta1", "rest1", "beta2", "rest2", "keep", "size", "root", "epsilon", "fixed"} {
+		c[name] = g.scalar(name)
+	}
+	g.count("loop", n, func() {
+		d := g.times(c["scale"], g.at(grad, 0))
+		first := g.sum(g.times(c["beta1"], g.at(m, 0)), g.times(c["rest1"], d))
+		g.VMOVUPS(first, g.at(m, 0))
+		g.VMULPS(c["size"], first, first)
+		second := g.times(c["rest2"], d)
+		g.VMULPS(d, second, second)
+		g.VADDPS(g.times(c["beta2"], g.at(v, 0)), second, second)
+		g.VMOVUPS(second, g.at(v, 0))
+		g.VSQRTPS(second, second)
+		g.VMULPS(c["root"], second, second)
+		g.VADDPS(c["epsilon"], second, second)
+		g.VDIVPS(second, first, first)
+		old := g.load(g.at(x, 0))
+		g.update(g.unequal(old, c["fixed"]), g.difference(g.times(c["keep"], old), first), g.at(x, 0))
+		g.next(x, grad, m, v)
 	})
 	g.end()
 }
