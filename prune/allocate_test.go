@@ -55,7 +55,7 @@ func tiny(t *testing.T) (*model.Weights, [][]int32) {
 func allocated(t *testing.T, a Allocation, sparsity float64) (*Run, []float64) {
 	t.Helper()
 	w, windows := tiny(t)
-	m, err := NewMethod("wanda", 0)
+	m, err := NewMethod("wanda", SparseGPT{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,8 @@ import (
 // 3.5 of arXiv 2301.00774).
 type Joint struct {
 	Pattern func(id model.ID) Pattern
-	Threads int     // 0 means one per core
-	Damp    float64 // as in [SparseGPT]
+	Threads int       // 0 means one per core
+	Solver  SparseGPT // with Steps; else columns come as the method that rounds takes them
 
 	// Steps, when not 0, chooses the zeros as [Gradual] does with SparseGPT, and
 	// fits what stays, before anything is rounded.
@@ -44,7 +44,7 @@ func (j Joint) Mask(id model.ID, w []float32, rows, cols int, f *solve.Factor) (
 func (j Joint) Drop(ctx context.Context, id model.ID, w []float32, rows, cols int, in *calibrate.Inputs) error {
 	l := Layer{Name: id.String(), ID: id, Rows: rows, Cols: cols, Weight: w, Inputs: in, Threads: j.Threads, Solution: &Solution{}}
 	if j.Steps > 0 && in != nil && in.Hessian != nil {
-		m := Gradual{Method: SparseGPT{Damp: j.Damp}, Steps: j.Steps, Damp: j.Damp}
+		m := Gradual{Method: j.Solver, Steps: j.Steps, Damp: j.Solver.Damp}
 		return m.Prune(ctx, l, j.Pattern(id))
 	}
 	return Wanda{}.Prune(ctx, l, j.Pattern(id))

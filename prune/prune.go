@@ -121,14 +121,14 @@ type Method interface {
 // methods are the methods. A new one is a line here.
 var methods = []Method{Magnitude{}, Wanda{}, SparseGPT{}}
 
-// NewMethod returns the method of a name. damp is for those that solve against
-// a Hessian, 0 for their default.
-func NewMethod(name string, damp float64) (Method, error) {
+// NewMethod returns the method of a name. solver is what SparseGPT is like, if
+// that is the one.
+func NewMethod(name string, solver SparseGPT) (Method, error) {
 	var known []string
 	for _, m := range methods {
 		if m.Name() == name {
 			if _, ok := m.(SparseGPT); ok {
-				return SparseGPT{Damp: damp}, nil
+				return solver, nil
 			}
 			return m, nil
 		}

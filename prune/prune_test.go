@@ -165,6 +165,46 @@ func obs(l Layer, p Pattern, damp float64) []float64 {
 	return w
 }
 
+// inGroupOrder runs f on a layer whose groups of columns stand in the order of
+// their inputs, the largest first.
+func inGroupOrder(l Layer, p Pattern, f func(l Layer) []float64) []float64 {
+	if !p.structured() {
+		return f(l)
+	}
+	n := l.Cols
+	groups := make([]int, n/p.Of)
+	size := func(g int) (sum float64) {
+		for c := g * p.Of; c < (g+1)*p.Of; c++ {
+			sum += float64(l.Inputs.Hessian[c*n+c])
+		}
+		return sum
+	}
+	for g := range groups {
+		groups[g] = g
+	}
+	sort.SliceStable(groups, func(a, b int) bool { return size(groups[a]) > size(groups[b]) })
+	at := func(i int) int { return groups[i/p.Of]*p.Of + i%p.Of }
+	moved := l
+	moved.Weight = make([]float32, len(l.Weight))
+	moved.Inputs = &calibrate.Inputs{MeanSquare: l.Inputs.MeanSquare, Hessian: make([]float32, n*n)}
+	for i := range n {
+		for j := range n {
+			moved.Inputs.Hessian[i*n+j] = l.Inputs.Hessian[at(i)*n+at(j)]
+		}
+		for r := range l.Rows {
+			moved.Weight[r*n+i] = l.Weight[r*n+at(i)]
+		}
+	}
+	got := f(moved)
+	back := make([]float64, len(got))
+	for r := range l.Rows {
+		for i := range n {
+			back[r*n+at(i)] = got[r*n+i]
+		}
+	}
+	return back
+}
+
 // TestMethods compares masks and weights with references in float64 that are
 // written from the papers.
 func TestMethods(t *testing.T) {
@@ -188,9 +228,10 @@ func TestMethods(t *testing.T) {
 			}{
 				{Magnitude{}, byScore(base, magnitude, all, p.Sparsity+1e-12)},
 				{Wanda{}, byScore(base, wanda, row, p.Sparsity+1e-12)},
-				{SparseGPT{Damp: 0.02}, obs(base, p, 0.02)},
+				{SparseGPT{Damp: 0.02, FileOrder: true}, obs(base, p, 0.02)},
+				{SparseGPT{Damp: 0.02}, inGroupOrder(base, p, func(l Layer) []float64 { return obs(l, p, 0.02) })},
 			} {
-				t.Run(fmt.Sprintf("%s/%s/dead %d", try.method.Name(), p, dead), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%+v/%s/dead %d", try.method, p, dead), func(t *testing.T) {
 					l := base
 					l.Weight = slices.Clone(base.Weight)
 					if err := try.method.Prune(context.Background(), l, p); err != nil {

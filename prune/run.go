@@ -115,7 +115,7 @@ func (r *Run) Options() calibrate.Options {
 			if r.method.Needs()&NeedsHessian == 0 {
 				return calibrate.Cost{Bytes: 12 * size}
 			}
-			cost := calibrate.Cost{Bytes: 16*n*n + 12*size, Flops: 4*float64(n*n)*float64(n) + 2*float64(size)*float64(n)}
+			cost := calibrate.Cost{Bytes: 16*n*n + 16*size, Flops: 4*float64(n*n)*float64(n) + 2*float64(size)*float64(n)}
 			if g, ok := r.method.(Gradual); ok {
 				cost.Bytes += 16 * size
 				cost.Flops = float64(g.Steps) * (cost.Flops + solve.FitFlops(int(size/n), cols))

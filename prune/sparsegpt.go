@@ -1,8 +1,10 @@
 package prune
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"llmc/internal/fault"
 	"llmc/internal/solve"
@@ -18,8 +20,14 @@ const sparseBlock = 128
 // at a time, an N:M mask for every M columns of a row, from weights that carry
 // the errors so far. A layer whose Hessian cannot be factored is pruned as
 // [Wanda] does it; Layer.Solution says so.
+//
+// Unlike in the paper, the groups of an N:M pattern are fixed in the order of
+// their inputs, the largest first, as GPTQ's act-order takes columns: more is left
+// to make up for the errors that matter. An unstructured mask is better off in
+// the order of the file, where large inputs and small ones share 128 columns.
 type SparseGPT struct {
-	Damp float64 // share of the mean diagonal added to it, solve.DefaultDamp when 0
+	Damp      float64 // share of the mean diagonal added to it, solve.DefaultDamp when 0
+	FileOrder bool    // fixes the groups of an N:M pattern in the order of the file, as the paper does
 }
 
 // Name returns "sparsegpt".
@@ -39,22 +47,78 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 	if len(l.Inputs.Hessian) != l.Cols*l.Cols {
 		return fault.Invalid("%s has %d columns, its Hessian %d numbers, not %d", l.Name, l.Cols, len(l.Inputs.Hessian), l.Cols*l.Cols)
 	}
-	factor, err := l.Inputs.Factor(nil, m.Damp, l.Threads)
+	order := m.order(l, p)
+	factor, err := l.Inputs.Factor(order, m.Damp, l.Threads)
 	if err != nil {
 		l.Solution.Fallback = err.Error()
 		return Wanda{}.Prune(ctx, l, p)
 	}
 	l.Solution.Damping, l.Solution.Dead = factor.Damping, factor.Dead
 	keep := l.KeepZeros || solve.LooksPruned(l.zeros(ctx), len(l.Weight))
-	mask := newMask(p, l.Weight, l.Rows, l.Cols, factor, keep)
+	w, err := l.inOrder(ctx, order)
+	if err != nil {
+		return err
+	}
+	mask := newMask(p, w, l.Rows, l.Cols, factor, keep)
 	block := sparseBlock
 	if p.structured() {
 		block = sparseBlock / p.Of * p.Of // groups lie within a block
 	}
-	if err := solve.Feedback(ctx, l.Weight, l.Rows, l.Cols, factor.Upper, block, l.Threads, dropper{mask}); err != nil {
+	if err := solve.Feedback(ctx, w, l.Rows, l.Cols, factor.Upper, block, l.Threads, dropper{mask}); err != nil {
 		return fmt.Errorf("%s: %w", l.Name, err)
 	}
-	return nil
+	return l.takeBack(ctx, w, order)
+}
+
+// order is the one in which columns are fixed, nil for that of the file: the
+// groups of an N:M pattern with the largest inputs first, so that what is still
+// free makes up for their errors.
+func (m SparseGPT) order(l Layer, p Pattern) []int {
+	if !p.structured() || m.FileOrder {
+		return nil
+	}
+	sizes := make([]float64, l.Cols/p.Of)
+	groups := make([]int, len(sizes))
+	for g := range groups {
+		groups[g] = g
+		for c := g * p.Of; c < (g+1)*p.Of; c++ {
+			sizes[g] += float64(l.Inputs.Hessian[c*l.Cols+c])
+		}
+	}
+	slices.SortStableFunc(groups, func(a, b int) int { return cmp.Compare(sizes[b], sizes[a]) })
+	order := make([]int, 0, l.Cols)
+	for _, g := range groups {
+		for i := range p.Of {
+			order = append(order, g*p.Of+i)
+		}
+	}
+	return order
+}
+
+// inOrder returns the weight with its columns in an order, itself for nil.
+func (l *Layer) inOrder(ctx context.Context, order []int) ([]float32, error) {
+	if order == nil {
+		return l.Weight, nil
+	}
+	w := make([]float32, len(l.Weight))
+	return w, eachRow(ctx, *l, func(r int, row, _ []float32) {
+		moved := w[r*l.Cols:][:l.Cols]
+		for i, c := range order {
+			moved[i] = row[c]
+		}
+	})
+}
+
+// takeBack sets the weight to one whose columns are in an order.
+func (l *Layer) takeBack(ctx context.Context, w []float32, order []int) error {
+	if order == nil {
+		return nil
+	}
+	return eachRow(ctx, *l, func(r int, row, _ []float32) {
+		for i, v := range w[r*l.Cols:][:l.Cols] {
+			row[order[i]] = v
+		}
+	})
 }
 
 // dropper is the [solve.Fixer] that leaves what a mask does not drop as it

@@ -268,7 +268,7 @@ func TestJointInSteps(t *testing.T) {
 	pattern := prune.Pattern{Sparsity: 0.5, Keep: 2, Of: 4}
 	joint := prune.Joint{Pattern: func(model.ID) prune.Pattern { return pattern }}
 	steps := joint
-	steps.Steps, steps.Damp = 2, 0.02
+	steps.Steps, steps.Solver.Damp = 2, 0.02
 	for _, s := range []Scheme{TypeScheme(dtype.Q4_0), {Bits: 4, GroupSize: 32, Symmetric: true, ScaleType: dtype.F16}} {
 		quantize := func(m GPTQSolver, w kernels.Matrix) (kernels.Matrix, *Solution) {
 			solution := &Solution{}

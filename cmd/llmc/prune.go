@@ -30,6 +30,7 @@ type pruneOptions struct {
 	permute    bool
 	damp       float64
 	firstToken float64
+	actOrder   bool
 	ignore     []string
 	text       string
 	context    int
@@ -114,6 +115,7 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	flags.BoolVar(&o.permute, "permute", false, "N:M: first put the inputs of down and o into an order in which the pattern keeps more; the model stays the same")
 	flags.Float64Var(&o.damp, "damp", 0.01, "sparsegpt: share of the Hessian's mean diagonal added to it")
 	flags.Float64Var(&o.firstToken, "first-token", 0, "sparsegpt, steps: how much more the first token of a window counts in q, k and v: as this share of the window's tokens")
+	flags.BoolVar(&o.actOrder, "act-order", true, "sparsegpt, N:M: fix the groups with the largest inputs first; false for the order of the file")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave linears alone: roles (down, q) or globs on names; repeatable")
 	o.samples.register(cmd, "text that shows the model's activations to wanda and sparsegpt (demo model: its own)")
 	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
@@ -171,7 +173,10 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 			name = "wanda"
 		}
 	}
-	if p.method, err = prune.NewMethod(name, o.damp); err != nil {
+	if err := o.checkOrder(p.pattern, name); err != nil {
+		return nil, err
+	}
+	if p.method, err = prune.NewMethod(name, o.solver()); err != nil {
 		return nil, err
 	}
 	if err := o.checkPermute(p.pattern); err != nil {
@@ -213,6 +218,24 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 
 // maxSteps bounds --steps.
 const maxSteps = 100
+
+// solver is what SparseGPT is like.
+func (o *pruneOptions) solver() prune.SparseGPT {
+	return prune.SparseGPT{Damp: o.damp, FileOrder: !o.actOrder}
+}
+
+// checkOrder refuses --act-order where nothing goes by it.
+func (o *pruneOptions) checkOrder(p prune.Pattern, method string) error {
+	switch {
+	case !o.flags.Changed("act-order"):
+		return nil
+	case method != "sparsegpt" || p.Of == 0:
+		return fault.Hint(fault.Usage("--act-order is how sparsegpt takes the groups of an N:M pattern, and this is %s %s", method, p), "leave it out")
+	case o.joint() && o.steps == 0:
+		return fault.Hint(fault.Usage("zeros are chosen in the order in which weights are rounded, that of the file"), "add --steps 1, or leave --act-order out")
+	}
+	return nil
+}
 
 // checkFirstToken refuses a share that cannot be, or that nothing looks at.
 func (o *pruneOptions) checkFirstToken(hessian bool) error {

@@ -125,6 +125,9 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 	if err := o.checkPermute(pattern); err != nil {
 		return err
 	}
+	if err := o.checkOrder(pattern, "sparsegpt"); err != nil {
+		return err
+	}
 	if err := o.checkFirstToken(true); err != nil {
 		return err
 	}
@@ -135,7 +138,7 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 	if p.allocation, err = o.parseAllocation(pattern, "sparsegpt"); err != nil {
 		return err
 	}
-	p.joint = prune.Joint{Pattern: p.patternOf, Threads: global.threads, Damp: o.damp, Steps: o.steps}
+	p.joint = prune.Joint{Pattern: p.patternOf, Threads: global.threads, Solver: o.solver(), Steps: o.steps}
 	q := &quantizeOptions{
 		out: o.out, bits: o.joined.bits, typeName: o.joined.typeName, method: "gptq", groupSize: o.joined.groupSize,
 		symmetric: o.joined.symmetric, asymmetric: o.joined.asymmetric, to: o.to, ignore: o.ignore,
