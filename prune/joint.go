@@ -13,8 +13,10 @@ import (
 // 3.5 of arXiv 2301.00774).
 type Joint struct {
 	Pattern func(id model.ID) Pattern
-	Threads int       // 0 means one per core
-	Solver  SparseGPT // with Steps; else columns come as the method that rounds takes them
+	Threads int // 0 means one per core
+	// Solver is what chooses; damping and order are those of the method that rounds,
+	// but with Steps.
+	Solver SparseGPT
 
 	// Steps, when not 0, chooses the zeros as [Gradual] does with SparseGPT, and
 	// fits what stays, before anything is rounded.
@@ -36,7 +38,8 @@ func (j Joint) Mask(id model.ID, w []float32, rows, cols int, f *solve.Factor) (
 		return nil, err
 	}
 	l := Layer{Rows: rows, Cols: cols, Weight: w, Threads: j.Threads}
-	return newMask(p, w, rows, cols, f, solve.LooksPruned(l.zeros(context.Background()), len(w))), nil
+	keep := j.Solver.KeepZeros || solve.LooksPruned(l.zeros(context.Background()), len(w))
+	return newMask(p, w, rows, cols, f, keep), nil
 }
 
 // Drop prunes w [rows, cols] in place: gradually with steps, and else where there

@@ -254,6 +254,26 @@ func TestMethods(t *testing.T) {
 	}
 }
 
+// TestKeepZeros expects the few zeros of a weight to stay, and others to move.
+func TestKeepZeros(t *testing.T) {
+	for _, keep := range []bool{true, false} {
+		l := layer(3, 6, 64, -1)
+		was := slices.Clone(l.Weight)
+		if err := (SparseGPT{KeepZeros: keep}).Prune(context.Background(), l, Pattern{Sparsity: 0.5, Keep: 2, Of: 4}); err != nil {
+			t.Fatal(err)
+		}
+		moved := 0
+		for i, v := range was {
+			if v == 0 && l.Weight[i] != 0 {
+				moved++
+			}
+		}
+		if keep != (moved == 0) {
+			t.Errorf("zeros stay is %v, and %d moved", keep, moved)
+		}
+	}
+}
+
 func TestSparseGPTFallsBack(t *testing.T) {
 	l := layer(1, 3, 16, -1)
 	clear(l.Inputs.Hessian)

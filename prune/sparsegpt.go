@@ -28,6 +28,7 @@ const sparseBlock = 128
 type SparseGPT struct {
 	Damp      float64 // share of the mean diagonal added to it, solve.DefaultDamp when 0
 	FileOrder bool    // fixes the groups of an N:M pattern in the order of the file, as the paper does
+	KeepZeros bool    // zeros of a weight stay, however few; see Layer.KeepZeros
 }
 
 // Name returns "sparsegpt".
@@ -54,7 +55,7 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 		return Wanda{}.Prune(ctx, l, p)
 	}
 	l.Solution.Damping, l.Solution.Dead = factor.Damping, factor.Dead
-	keep := l.KeepZeros || solve.LooksPruned(l.zeros(ctx), len(l.Weight))
+	keep := m.KeepZeros || l.KeepZeros || solve.LooksPruned(l.zeros(ctx), len(l.Weight))
 	w, err := l.inOrder(ctx, order)
 	if err != nil {
 		return err

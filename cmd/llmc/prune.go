@@ -31,6 +31,7 @@ type pruneOptions struct {
 	damp       float64
 	firstToken float64
 	actOrder   bool
+	keepZeros  bool
 	ignore     []string
 	text       string
 	context    int
@@ -60,7 +61,8 @@ format and the types it has, which every engine loads:
                       for it (arXiv 2301.00774)
 
 wanda and sparsegpt see the model's activations on the text of --calibration.
-Weights that are zero stay so, with sparsegpt in linears of which a fifth is.
+Weights that are zero stay so, with sparsegpt in linears of which a fifth is, or
+with --keep-zeros.
 Files are as large as before: engines have no use for sparse ones, but what
 compresses files makes them smaller.
 
@@ -116,6 +118,7 @@ Without MODEL the built-in demo model is pruned, measured, and written only with
 	flags.Float64Var(&o.damp, "damp", 0.01, "sparsegpt: share of the Hessian's mean diagonal added to it")
 	flags.Float64Var(&o.firstToken, "first-token", 0, "sparsegpt, steps: how much more the first token of a window counts in q, k and v: as this share of the window's tokens")
 	flags.BoolVar(&o.actOrder, "act-order", true, "sparsegpt, N:M: fix the groups with the largest inputs first; false for the order of the file")
+	flags.BoolVar(&o.keepZeros, "keep-zeros", false, "sparsegpt: all zeros stay zero (default: those of linears of which a fifth is zero)")
 	flags.StringSliceVar(&o.ignore, "ignore", nil, "leave linears alone: roles (down, q) or globs on names; repeatable")
 	o.samples.register(cmd, "text that shows the model's activations to wanda and sparsegpt (demo model: its own)")
 	flags.StringVar(&o.text, "text", "", "measure before and after on this text (demo model: its held-out text)")
@@ -176,6 +179,9 @@ func (o *pruneOptions) settle(args []string) (*pruning, error) {
 	if err := o.checkOrder(p.pattern, name); err != nil {
 		return nil, err
 	}
+	if o.keepZeros && name != "sparsegpt" {
+		return nil, fault.Hint(fault.Usage("--keep-zeros is for sparsegpt, and the method is %s, which moves no zeros", name), "leave it out")
+	}
 	if p.method, err = prune.NewMethod(name, o.solver()); err != nil {
 		return nil, err
 	}
@@ -221,7 +227,7 @@ const maxSteps = 100
 
 // solver is what SparseGPT is like.
 func (o *pruneOptions) solver() prune.SparseGPT {
-	return prune.SparseGPT{Damp: o.damp, FileOrder: !o.actOrder}
+	return prune.SparseGPT{Damp: o.damp, FileOrder: !o.actOrder, KeepZeros: o.keepZeros}
 }
 
 // checkOrder refuses --act-order where nothing goes by it.

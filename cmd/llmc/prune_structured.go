@@ -138,7 +138,7 @@ func (o *pruneOptions) settleAmount(job *structuredJob) error {
 	if !(o.sparsity >= 0 && o.sparsity < 1) {
 		return fault.Usage("--sparsity is %g, allowed is 0 up to, but not including, 1", o.sparsity)
 	}
-	for _, flag := range []string{"pattern", "method", "allocate", "steps", "permute", "first-token", "act-order", "ignore"} {
+	for _, flag := range []string{"pattern", "method", "allocate", "steps", "permute", "first-token", "act-order", "keep-zeros", "ignore"} {
 		if o.flags.Changed(flag) {
 			return fault.Usage("--%s does not go with --structured", flag)
 		}

@@ -1,6 +1,6 @@
 """Models that `llmc prune --structured` made smaller, run by transformers and llama.cpp.
 
-usage: cut_models.py [--full] [--only NAME] [--folder NAME=FOLDER]
+usage: cut_models.py [--full] [--only NAME] [--axis AXIS] [--folder NAME=FOLDER]
 
 Each kind of part is removed once, with repair where there is one: as a folder
 for transformers, where torch and transformers are there, and as GGUF for
@@ -189,6 +189,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="real models too")
     parser.add_argument("--only", default="", help="only the models whose names contain this")
+    parser.add_argument("--axis", default="", help="only cuts of heads, ffn, hidden or layers")
     parser.add_argument("--folder", action="append", default=[], metavar="NAME=FOLDER", help="another model's folder")
     args = parser.parse_args()
     checks = common.Checks()
@@ -201,6 +202,8 @@ def main():
             if args.only not in case.name:
                 continue
             for axis in case.cuts:
+                if args.axis not in ("", axis):
+                    continue
                 try:
                     run(checks, library, program, case, axis, work)
                 except (RuntimeError, OSError, ValueError, subprocess.CalledProcessError) as e:
