@@ -106,9 +106,9 @@ const (
 	NeedsHessian    = calibrate.NeedsHessian
 )
 
-// Method sets weights of one layer to zero. Weights that are zero stay so. A
-// method keeps no state between layers, and its result does not depend on the
-// number of threads.
+// Method sets weights of one layer to zero. Zeros that are a mask stay; see
+// Layer.KeepZeros. A method keeps no state between layers, and its result does
+// not depend on the number of threads.
 type Method interface {
 	// Name is what --method calls it.
 	Name() string

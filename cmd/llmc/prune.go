@@ -376,7 +376,10 @@ func (p *pruning) plan(global *globalOptions, o *pruneOptions, shard int64) erro
 	if p.out == "" && !isDemo(p.path) {
 		p.out = p.run.OutputName(modelBase(p.path), kind)
 	}
-	p.report = pruneReport{Model: p.path, Method: p.method.Name(), Pattern: p.pattern.String(), Sparsity: p.pattern.Sparsity, Steps: o.steps, Output: p.out}
+	p.report = pruneReport{
+		Model: p.path, Method: p.method.Name(), Pattern: p.pattern.String(), Sparsity: p.pattern.Sparsity, Steps: o.steps,
+		ActOrder: o.actOrder && p.method.Name() == "sparsegpt" && p.pattern.Of > 0, Output: p.out,
+	}
 	if p.out == "" {
 		return nil
 	}
@@ -520,6 +523,7 @@ type pruneReport struct {
 	Pattern  string  `json:"pattern"`
 	Sparsity float64 `json:"sparsity_asked"`
 	Steps    int     `json:"steps,omitempty"` // of pruning and fitting what stays
+	ActOrder bool    `json:"act_order,omitempty"`
 
 	Calibration *sampleReport     `json:"calibration,omitempty"`
 	Allocation  *allocationReport `json:"allocation,omitempty"` // absent where it is uniform
