@@ -30,16 +30,18 @@ once() {
 recover() {
 	local model=$1 train=$2 choice=$3 held=$4 cache=$work/teacher.cache
 	[ -e "$cache" ] || "$llmc" distill --teacher "$model" --cache-teacher "$cache" --train "$train" --context 512 --quiet >/dev/null
-	local cut=(prune "$model" --calibration "$train" --calibration-context 512)
-	once ffn "${cut[@]}" --structured ffn --sparsity 0.5 --samples 64
-	once layers "${cut[@]}" --structured layers --remove 4 --samples 16
+	local cut=(prune "$model" --calibration "$train" --calibration-context 512 --samples 64)
+	once ffn "${cut[@]}" --structured ffn --sparsity 0.5
+	once ffn-cut "${cut[@]}" --structured ffn --sparsity 0.5 --no-repair
+	once layers "${cut[@]}" --structured layers --remove 4
+	once layers-cut "${cut[@]}" --structured layers --remove 4 --no-repair
 	local heal=(distill --cache-teacher "$cache" --train "$train" --text "$choice" --context 512 --batch 1
 		--eval-every 20 --resume --curve)
-	once ffn-healed "${heal[@]}" "$work/ffn.csv" --force --student "$work/ffn" --alpha 0.5 --lr 2e-4 --warmup 5 --steps 120
-	once layers-healed "${heal[@]}" "$work/layers.csv" --force --student "$work/layers" --alpha 0.5 --lr 2e-4 --warmup 5 --steps 60
-	local rounded=(--bits 3 --group-size 32 --asymmetric) steps=(--lr 5e-5 --warmup 3 --steps 50)
+	once ffn-healed "${heal[@]}" "$work/ffn.csv" --force --student "$work/ffn" --alpha 0.5 --lr 3e-4 --warmup 30 --steps 220
+	once layers-healed "${heal[@]}" "$work/layers.csv" --force --student "$work/layers" --alpha 0.5 --lr 2.5e-4 --warmup 30 --steps 400
+	local rounded=(--bits 3 --group-size 32 --asymmetric) steps=(--lr 1e-4 --warmup 5 --steps 60)
 	for bits in 3 2; do
-		[ $bits = 3 ] || rounded[1]=2 steps=(--lr 1e-4 --warmup 3 --steps 70)
+		[ $bits = 3 ] || rounded[1]=2 steps=(--lr 2e-4 --warmup 5 --steps 60)
 		once int$bits quantize "$model" "${rounded[@]}" --clip mse
 		once int$bits-qat "${heal[@]}" "$work/int$bits.csv" --force --student "$model" "${rounded[@]}" --range mse "${steps[@]}"
 	done
