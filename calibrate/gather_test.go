@@ -4,10 +4,12 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"llmc/internal/solve"
 	"llmc/kernels"
 	"llmc/model"
 	"llmc/model/fold"
@@ -141,6 +143,37 @@ func near(t *testing.T, what string, got, want []float32, size func(int) float32
 	for i, v := range want {
 		if d := math.Abs(float64(got[i] - v)); !(d <= 1e-4*float64(size(i))) {
 			t.Fatalf("%s: %d is %g, want %g", what, i, got[i], v)
+		}
+	}
+}
+
+// TestFactor: a factor is made again for another order, damping or Hessian only.
+func TestFactor(t *testing.T) {
+	in := &Inputs{MeanSquare: make([]float32, 2), MeanAbs: make([]float32, 2), MaxAbs: make([]float32, 2), Hessian: []float32{4, 1, 1, 9}}
+	made := func(order []int, damp float64) *solve.Factor {
+		t.Helper()
+		f, err := in.Factor(order, damp, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := solve.FactorHessian(in.Hessian, 2, order, damp, 1)
+		if err != nil || !reflect.DeepEqual(f, want) {
+			t.Errorf("order %v, damping %g: %+v, want %+v (%v)", order, damp, f, want, err)
+		}
+		return f
+	}
+	first := made(nil, 0.1)
+	if made([]int{0, 1}, 0.1) != first {
+		t.Error("the order of the file has another factor than none")
+	}
+	for i, next := range []func() *solve.Factor{
+		func() *solve.Factor { return made([]int{1, 0}, 0.1) },
+		func() *solve.Factor { return made(nil, 0.2) },
+		func() *solve.Factor { in.Divide([]float32{2, 3}); return made(nil, 0.2) },
+		func() *solve.Factor { in.Hessian = []float32{2, 0, 0, 3}; return made(nil, 0.2) },
+	} {
+		if f := next(); f == first {
+			t.Errorf("change %d is not seen", i)
 		}
 	}
 }

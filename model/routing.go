@@ -54,15 +54,23 @@ func (m *Model) showAll(i int, e Expert, in *kernels.Tensor) {
 // of its gate.
 func (m *Model) shared(i int, out, in *kernels.Tensor) {
 	gate := m.linear(i, ID{Role: SharedGate}, in)
-	weights, rows := make([]float32, in.Rows), make([]int32, in.Rows)
-	m.dev.Read(weights, gate)
+	gates := make([]float32, in.Rows)
+	m.dev.Read(gates, gate)
 	m.dev.Free(gate)
-	for r, v := range weights {
-		weights[r], rows[r] = float32(1/(1+math.Exp(-float64(v)))), int32(r)
-	}
+	to := RouteShared(gates)
 	y := m.gated(i, NoExpert, in)
-	m.dev.AddRows(out, y, rows, weights)
+	m.dev.AddRows(out, y, to.Rows, to.Weights)
 	m.dev.Free(y)
+}
+
+// RouteShared returns all rows, and how much the output of the expert that they
+// all go through counts by its gate's scores [rows]: their sigmoid.
+func RouteShared(gates []float32) Routed {
+	to := Routed{make([]int32, len(gates)), make([]float32, len(gates))}
+	for r, v := range gates {
+		to.Rows[r], to.Weights[r] = int32(r), float32(1/(1+math.Exp(-float64(v))))
+	}
+	return to
 }
 
 // route returns the rows of each expert of block i.

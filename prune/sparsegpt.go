@@ -1,10 +1,8 @@
 package prune
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
 	"llmc/internal/fault"
 	"llmc/internal/solve"
@@ -48,7 +46,10 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 	if len(l.Inputs.Hessian) != l.Cols*l.Cols {
 		return fault.Invalid("%s has %d columns, its Hessian %d numbers, not %d", l.Name, l.Cols, len(l.Inputs.Hessian), l.Cols*l.Cols)
 	}
-	order := m.order(l, p)
+	var order []int // in which columns are fixed, nil for that of the file
+	if p.structured() && !m.FileOrder {
+		order = solve.ByInput(l.Inputs.Hessian, l.Cols, p.Of)
+	}
 	factor, err := l.Inputs.Factor(order, m.Damp, l.Threads)
 	if err != nil {
 		l.Solution.Fallback = err.Error()
@@ -69,31 +70,6 @@ func (m SparseGPT) Prune(ctx context.Context, l Layer, p Pattern) error {
 		return fmt.Errorf("%s: %w", l.Name, err)
 	}
 	return l.takeBack(ctx, w, order)
-}
-
-// order is the one in which columns are fixed, nil for that of the file: the
-// groups of an N:M pattern with the largest inputs first, so that what is still
-// free makes up for their errors.
-func (m SparseGPT) order(l Layer, p Pattern) []int {
-	if !p.structured() || m.FileOrder {
-		return nil
-	}
-	sizes := make([]float64, l.Cols/p.Of)
-	groups := make([]int, len(sizes))
-	for g := range groups {
-		groups[g] = g
-		for c := g * p.Of; c < (g+1)*p.Of; c++ {
-			sizes[g] += float64(l.Inputs.Hessian[c*l.Cols+c])
-		}
-	}
-	slices.SortStableFunc(groups, func(a, b int) int { return cmp.Compare(sizes[b], sizes[a]) })
-	order := make([]int, 0, l.Cols)
-	for _, g := range groups {
-		for i := range p.Of {
-			order = append(order, g*p.Of+i)
-		}
-	}
-	return order
 }
 
 // inOrder returns the weight with its columns in an order, itself for nil.

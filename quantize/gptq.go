@@ -96,7 +96,7 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	}
 	var order []int
 	if m.ActOrder {
-		order = solve.ByInput(l.Inputs.Hessian, cols)
+		order = solve.ByInput(l.Inputs.Hessian, cols, 1)
 	}
 	factor, err := l.Inputs.Factor(order, m.Damp, m.Threads)
 	if err != nil {

@@ -104,7 +104,7 @@ func TestFeedback(t *testing.T) {
 func TestFactorHessian(t *testing.T) {
 	// Column 1 is dead, and 2 has the largest inputs.
 	h := []float32{2, 0, 1, 0, 0, 0, 1, 0, 6}
-	order := ByInput(h, 3)
+	order := ByInput(h, 3, 1)
 	if !slices.Equal(order, []int{2, 0, 1}) {
 		t.Errorf("the order by input is %v", order)
 	}
@@ -126,5 +126,17 @@ func TestFactorHessian(t *testing.T) {
 	f, err = FactorHessian([]float32{1, 1.1, 1.1, 1}, 2, nil, 0, 2)
 	if err != nil || f.Damping != 0.16 {
 		t.Errorf("slightly indefinite: %+v, %v", f, err)
+	}
+}
+
+// TestByInputGroups keeps neighbours together, equal groups as they stand.
+func TestByInputGroups(t *testing.T) {
+	const n = 8
+	h := make([]float32, n*n)
+	for c, v := range []float32{1, 1, 9, 0, 1, 1, 5, 5} {
+		h[c*n+c] = v
+	}
+	if got := ByInput(h, n, 2); !slices.Equal(got, []int{6, 7, 2, 3, 0, 1, 4, 5}) {
+		t.Errorf("pairs by their inputs are %v", got)
 	}
 }

@@ -179,16 +179,16 @@ func (n *Network) blockBackward(i int, s *activations, lengths []int, x, grad *k
 	// Feed-forward: out = middle + [norm] feedForward(norm(middle)).
 	in := n.normed(i, model.FFNNorm, s.middle)
 	din := d.NewTensor(x.Rows, c.Hidden)
-	dy := n.addToGrad(i, model.PostFFNNorm, s.ffnOut, grad)
-	n.feedForwardBackward(i, s, in, dy, din)
-	d.Free(dy)
+	n.addToBackward(i, model.PostFFNNorm, s.ffnOut, grad, func(dy *kernels.Tensor) {
+		n.feedForwardBackward(i, s, in, dy, din)
+	})
 	n.normBackward(i, model.FFNNorm, grad, s.middle, din)
 
 	// Attention: middle = x + [norm] o(attention(q, k, v)).
 	dmixed := d.NewTensor(s.mixed.Rows, s.mixed.Cols)
-	dy = n.addToGrad(i, model.PostAttnNorm, s.attnOut, grad)
-	n.linearOf(model.ID{Role: model.O, Block: i}, s.mixed, dy, dmixed)
-	d.Free(dy)
+	n.addToBackward(i, model.PostAttnNorm, s.attnOut, grad, func(dy *kernels.Tensor) {
+		n.linearOf(model.ID{Role: model.O, Block: i}, s.mixed, dy, dmixed)
+	})
 	dq, dk, dv := d.NewResult(s.q.Rows, s.q.Cols), d.NewResult(s.k.Rows, s.k.Cols), d.NewResult(s.v.Rows, s.v.Cols)
 	d.AttentionGrad(dq, dk, dv, s.q, s.k, s.v, dmixed, lengths, n.attention(i))
 	d.Free(dmixed)
@@ -209,17 +209,18 @@ func (n *Network) blockBackward(i int, s *activations, lengths []int, x, grad *k
 	}
 }
 
-// addToGrad is the backward pass of addTo but for what goes on in the stream: the
-// gradient with respect to y, given grad, which stays as it is. The caller frees
-// it.
-func (n *Network) addToGrad(i int, post model.Role, raw, grad *kernels.Tensor) *kernels.Tensor {
-	dy := n.dev.NewTensor(grad.Rows, grad.Cols)
-	if n.cfg.Family.PostNorms {
-		n.normBackward(i, post, dy, raw, grad)
-	} else {
-		copy(dy.Data, grad.Data)
+// addToBackward is the backward pass of addTo but for what goes on in the stream:
+// it calls through with the gradient with respect to y, given grad, which stays
+// as it is.
+func (n *Network) addToBackward(i int, post model.Role, raw, grad *kernels.Tensor, through func(dy *kernels.Tensor)) {
+	if !n.cfg.Family.PostNorms {
+		through(grad)
+		return
 	}
-	return dy
+	dy := n.dev.NewTensor(grad.Rows, grad.Cols)
+	n.normBackward(i, post, dy, raw, grad)
+	through(dy)
+	n.dev.Free(dy)
 }
 
 // normBackward adds the gradient with respect to a norm's input x to dx, or sets

@@ -2,6 +2,7 @@ package train
 
 import (
 	"math"
+	"slices"
 
 	"llmc/kernels"
 	"llmc/model"
@@ -14,10 +15,11 @@ type gatedLayer struct {
 
 // experts is what is kept of a mixture.
 type experts struct {
-	scores     *kernels.Tensor // [rows, experts] the router's
-	routed     []model.Routed  // by expert
-	layer      gatedLayer      // [rows * experts used, width], expert after expert
-	sharedGate []float32       // [rows] what the output of the expert for all rows is multiplied by
+	scores      *kernels.Tensor // [rows, experts] the router's
+	routed      []model.Routed  // by expert
+	layer       gatedLayer      // [rows * experts used, width], expert after expert
+	toShared    model.Routed    // all rows
+	sharedLayer gatedLayer
 }
 
 // ffnWidth is how many neurons a row goes through in a block.
@@ -26,6 +28,13 @@ func ffnWidth(c *model.Config) int {
 		return c.Experts.Used*c.Experts.Width + c.Experts.Shared
 	}
 	return c.FFN
+}
+
+// resize gives the layer a shape; what is in it is not defined.
+func (l *gatedLayer) resize(rows, width int) gatedLayer {
+	resize(&l.gate, rows, width)
+	resize(&l.up, rows, width)
+	return *l
 }
 
 // part returns the rows that an expert has of a mixture's, from one on.
@@ -37,11 +46,9 @@ func (l *gatedLayer) part(from, count int) gatedLayer {
 // [rows, hidden], or its mixture of them. The caller frees it.
 func (n *Network) feedForward(i int, s *activations, in *kernels.Tensor) *kernels.Tensor {
 	if n.cfg.Experts.Count > 0 {
-		return n.mixture(i, &s.experts, &s.ffn, in)
+		return n.mixture(i, &s.experts, in)
 	}
-	resize(&s.ffn.gate, in.Rows, n.cfg.FFN)
-	resize(&s.ffn.up, in.Rows, n.cfg.FFN)
-	return n.gated(i, model.NoExpert, s.ffn, in)
+	return n.gated(i, model.NoExpert, s.ffn.resize(in.Rows, n.cfg.FFN), in)
 }
 
 // gated returns what an expert makes of in, or the layer of all rows, and fills
@@ -63,11 +70,10 @@ func (n *Network) inner(l gatedLayer) *kernels.Tensor {
 }
 
 // feedForwardBackward adds to din, given the gradient dy with respect to what
-// feedForward returned, that with respect to in, and those of the weights. What
-// is in dy is not defined afterwards.
+// feedForward returned, that with respect to in, and those of the weights.
 func (n *Network) feedForwardBackward(i int, s *activations, in, dy, din *kernels.Tensor) {
 	if n.cfg.Experts.Count > 0 {
-		n.mixtureBackward(i, &s.experts, s.ffn, in, dy, din)
+		n.mixtureBackward(i, &s.experts, in, dy, din)
 		return
 	}
 	n.gatedBackward(i, model.NoExpert, s.ffn, in, dy, din)
@@ -108,24 +114,18 @@ func rowProducts(x, y *kernels.Tensor) []float32 {
 
 // mixture returns the sum over the experts that the router chose for a row of
 // what they make of it, times their weights, and over the one for all rows.
-func (n *Network) mixture(i int, x *experts, shared *gatedLayer, in *kernels.Tensor) *kernels.Tensor {
+func (n *Network) mixture(i int, x *experts, in *kernels.Tensor) *kernels.Tensor {
 	c, d := &n.cfg.Experts, n.dev
 	n.linear(resize(&x.scores, in.Rows, c.Count), model.ID{Role: model.Router, Block: i}, in)
 	x.routed = c.Route(x.scores.Data)
-	resize(&x.layer.gate, in.Rows*c.Used, c.Width)
-	resize(&x.layer.up, in.Rows*c.Used, c.Width)
+	x.layer.resize(in.Rows*c.Used, c.Width)
 	out := d.NewTensor(in.Rows, in.Cols)
 	if c.Shared > 0 {
-		resize(&shared.gate, in.Rows, c.Shared)
-		resize(&shared.up, in.Rows, c.Shared)
 		gate := n.output(model.ID{Role: model.SharedGate, Block: i}, in)
-		x.sharedGate = append(x.sharedGate[:0], gate.Data...)
+		x.toShared = model.RouteShared(gate.Data)
 		d.Free(gate)
-		for r, v := range x.sharedGate {
-			x.sharedGate[r] = float32(1 / (1 + math.Exp(-float64(v))))
-		}
-		y := n.gated(i, model.NoExpert, *shared, in)
-		d.AddRows(out, y, everyRow(in.Rows), x.sharedGate)
+		y := n.gated(i, model.NoExpert, x.sharedLayer.resize(in.Rows, c.Shared), in)
+		d.AddRows(out, y, x.toShared.Rows, x.toShared.Weights)
 		d.Free(y)
 	}
 	n.eachExpert(x, in, func(e model.Expert, to model.Routed, l gatedLayer, part *kernels.Tensor) {
@@ -154,20 +154,16 @@ func (n *Network) eachExpert(x *experts, in *kernels.Tensor, visit func(e model.
 }
 
 // mixtureBackward is the backward pass of mixture.
-func (n *Network) mixtureBackward(i int, x *experts, shared gatedLayer, in, dy, din *kernels.Tensor) {
+func (n *Network) mixtureBackward(i int, x *experts, in, dy, din *kernels.Tensor) {
 	c, d := &n.cfg.Experts, n.dev
 	// What the losses gain from a larger weight of an expert, times that weight.
 	gains := d.NewTensor(in.Rows, c.Count)
 	n.eachExpert(x, in, func(e model.Expert, to model.Routed, l gatedLayer, part *kernels.Tensor) {
-		dpart := d.NewTensor(part.Rows, part.Cols)
-		scaled := d.NewTensor(part.Rows, part.Cols)
-		d.Select(dpart, dy, to.Rows)
-		d.AddRows(scaled, dpart, everyRow(part.Rows), to.Weights)
-		clear(dpart.Data)
+		scaled, dpart := n.scaled(dy, to), d.NewTensor(part.Rows, part.Cols)
 		for k, gain := range n.gatedBackward(i, e, l, part, scaled, dpart) {
 			gains.Data[int(to.Rows[k])*c.Count+e.Index()] = gain
 		}
-		d.AddRows(din, dpart, to.Rows, ones(part.Rows))
+		d.AddRows(din, dpart, to.Rows, slices.Repeat([]float32{1}, part.Rows))
 		d.Free(dpart)
 		d.Free(scaled)
 	})
@@ -177,15 +173,24 @@ func (n *Network) mixtureBackward(i int, x *experts, shared gatedLayer, in, dy, 
 	if c.Shared == 0 {
 		return
 	}
-	scaled := d.NewTensor(dy.Rows, dy.Cols)
-	d.AddRows(scaled, dy, everyRow(dy.Rows), x.sharedGate)
-	dgate := d.NewTensor(dy.Rows, 1)
-	for r, gain := range n.gatedBackward(i, model.NoExpert, shared, in, scaled, din) {
-		dgate.Data[r] = gain * (1 - x.sharedGate[r])
+	scaled, dgate := n.scaled(dy, x.toShared), d.NewTensor(dy.Rows, 1)
+	for r, gain := range n.gatedBackward(i, model.NoExpert, x.sharedLayer, in, scaled, din) {
+		dgate.Data[r] = gain * (1 - x.toShared.Weights[r])
 	}
 	n.linearOf(model.ID{Role: model.SharedGate, Block: i}, in, dgate, din)
 	d.Free(scaled)
 	d.Free(dgate)
+}
+
+// scaled returns the rows of dy that go through an expert, each times its weight;
+// the caller frees it.
+func (n *Network) scaled(dy *kernels.Tensor, to model.Routed) *kernels.Tensor {
+	part := n.dev.NewResult(len(to.Rows), dy.Cols)
+	n.dev.Select(part, dy, to.Rows)
+	for k, w := range to.Weights {
+		n.dev.Scale(rows(part, k, k+1), w)
+	}
+	return part
 }
 
 // routeBackward turns gains [rows, experts], the gradient with respect to the
@@ -222,20 +227,4 @@ func (x *experts) routeBackward(gains *kernels.Tensor, normed bool) {
 			row[e] -= float32(weight(e) / total * gain)
 		}
 	}
-}
-
-func everyRow(n int) []int32 {
-	list := make([]int32, n)
-	for i := range list {
-		list[i] = int32(i)
-	}
-	return list
-}
-
-func ones(n int) []float32 {
-	list := make([]float32, n)
-	for i := range list {
-		list[i] = 1
-	}
-	return list
 }
