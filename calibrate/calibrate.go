@@ -66,6 +66,9 @@ type Options struct {
 	// Solve, when not nil, says what the visitor takes for a linear
 	// [rows, cols], so that memory and time can be planned.
 	Solve func(rows, cols int) Cost
+	// Compute is how the device multiplies with packed weights, so that memory and
+	// time can be planned.
+	Compute kernels.Compute
 	// MaxMemory bounds the program's memory in bytes; 0 does not. See
 	// [NewSchedule].
 	MaxMemory int64

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"llmc/internal/fault"
+	"llmc/kernels"
 	"llmc/model"
 )
 
@@ -199,7 +200,7 @@ func (p *planner) schedule(passes [][]input, onDisk bool) *Schedule {
 		}
 	}
 	most = max(most, p.final())
-	s.Peak = programBytes + 2*s.mapped + max(most, p.forward())
+	s.Peak = programBytes + 2*s.mapped + p.copies() + max(most, p.forward())
 	if onDisk {
 		s.Peak += 4 * p.context * int64(c.Hidden)
 	} else {
@@ -233,6 +234,9 @@ func (p *planner) sequential(single [][]input, onDisk, keep bool) *Schedule {
 		for _, role := range roles {
 			shape := c.Shape(model.ID{Role: role})
 			flops += 2 * tokens * float64(shape[0]*shape[1])
+		}
+		if p.options.Compute == kernels.Fast {
+			flops *= fastShare
 		}
 		return flops
 	}
@@ -269,6 +273,26 @@ func (p *planner) block() int64 {
 		most = max(most, n)
 	}
 	return most
+}
+
+// fastShare is the time of a product with packed weights on a device that
+// multiplies them as integers, as a share of others'.
+const fastShare = 0.4
+
+// copies is what such a device's copies of a block take: of up to 8 bits a
+// weight, and scales.
+func (p *planner) copies() int64 {
+	if p.options.Compute != kernels.Fast {
+		return 0
+	}
+	c, weights := &p.weights.Config, int64(0)
+	for _, in := range c.Inputs() {
+		for _, role := range in.Roles {
+			shape := c.Shape(model.ID{Role: role, Expert: in.Expert})
+			weights += int64(shape[0] * shape[1])
+		}
+	}
+	return weights + weights/8
 }
 
 // forward is what a window takes on its way through a block: the residual

@@ -140,3 +140,28 @@ func TestHiddenStatesThatCannotBeKept(t *testing.T) {
 		t.Errorf("got %v, want an error that names the folder, with a hint", err)
 	}
 }
+
+// TestScheduleOfCopies: integer products take memory for copies of the weights,
+// of 9 bits each, and less time.
+func TestScheduleOfCopies(t *testing.T) {
+	w, _ := tiny(t, wide)
+	for _, sequential := range []bool{false, true} {
+		o := Options{Hessian: true, Solve: costOf, Sequential: sequential}
+		exact, err := NewSchedule(w, 4, 50, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Compute = kernels.Fast
+		fast, err := NewSchedule(w, 4, 50, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const weights = 4*256*256 + 3*256*512
+		if more := fast.Peak - exact.Peak; more != weights*9/8 {
+			t.Errorf("copies of %d weights take %d bytes", weights, more)
+		}
+		if faster := fast.Flops < exact.Flops; faster != sequential {
+			t.Errorf("%g operations, %g with exact activations", fast.Flops, exact.Flops)
+		}
+	}
+}

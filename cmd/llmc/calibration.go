@@ -7,11 +7,13 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"llmc/calibrate"
 	"llmc/eval"
 	"llmc/formats/imatrix"
 	"llmc/internal/fault"
+	"llmc/kernels"
 	"llmc/quantize"
 )
 
@@ -22,26 +24,38 @@ type calibrationOptions struct {
 	firstToken   float64
 	actOrder     bool
 	staticGroups bool
+	compute      string
 	imatrix      string
 	saveImatrix  string
+
+	arithmetic kernels.Compute // that compute names
 }
 
 // calibrationFlags are their names.
-var calibrationFlags = append([]string{"damp", "first-token", "act-order", "static-groups"}, sampleFlags...)
+var calibrationFlags = append([]string{"damp", "first-token", "act-order", "static-groups", "compute"}, sampleFlags...)
 
 // importanceFlags are those of calibrationFlags that gathering an importance
 // matrix takes.
-var importanceFlags = []string{"calibration", "samples", "calibration-context", "seed", "max-memory"}
+var importanceFlags = []string{"compute", "calibration", "samples", "calibration-context", "seed", "max-memory"}
 
 func (o *calibrationOptions) register(cmd *cobra.Command) {
 	o.sampleOptions.register(cmd, "text that shows the model's activations to a calibrated method, or to rtn with GGUF types (demo model: its own)")
 	flags := cmd.Flags()
+	registerCompute(flags, &o.compute)
+	putUnder(topicCalibration, flags, "compute")
 	flags.StringVar(&o.imatrix, "imatrix", "", "rtn, GGUF: weigh errors by this importance matrix, made by llmc or llama-imatrix")
 	flags.StringVar(&o.saveImatrix, "save-imatrix", "", "rtn, GGUF: write the importance matrix of --calibration; .dat for the older form")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
 	flags.Float64Var(&o.firstToken, "first-token", quantize.DefaultFirstToken, "gptq, awq: how much more the first token of a window counts in q, k and v, which most others attend to: as this share of the window's tokens; 0 for like others")
 	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
 	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
+}
+
+// registerCompute adds the flag --compute of commands that round weights with
+// calibration.
+func registerCompute(flags *pflag.FlagSet, to *string) {
+	flags.StringVar(to, "compute", kernels.Exact.String(),
+		"how calibration runs what is rounded already, "+computeHelp+", which takes a quarter less time")
 }
 
 // gptqFlags are those of calibrationFlags that only GPTQ looks at.
@@ -63,6 +77,10 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 		if given(flag) && !job.gather && !strings.Contains(job.method.Name(), "gptq") {
 			return fault.Hint(fault.Usage("--%s says how gptq rounds, and the method is %s", flag, job.method.Name()), "use --method gptq or awq+gptq")
 		}
+	}
+	var err error
+	if o.arithmetic, err = kernels.ParseCompute(o.compute); err != nil {
+		return fault.Usage("--compute: %w", err)
 	}
 	scheme := job.policy.Scheme
 	switch {
@@ -127,6 +145,7 @@ func (q *quantization) walk(o *calibrationOptions, samples int) (calibrate.Optio
 	if q.job.gather {
 		options = quantize.ImportanceOptions()
 	}
+	options.Compute = o.arithmetic
 	s, err := o.schedule(q.weights, samples, &options)
 	return options, s, err
 }
@@ -138,6 +157,7 @@ type calibrationReport struct {
 	FirstToken   float64 `json:"first_token"`
 	ActOrder     bool    `json:"act_order"`
 	StaticGroups bool    `json:"static_groups"`
+	Compute      string  `json:"compute"` // exact or fast
 }
 
 // read reads the calibration text, unless it has been read.
@@ -149,7 +169,7 @@ func (q *quantization) read(ui *ui, c *calibrationOptions, text eval.Text) (*sam
 		}
 	}
 	s := q.job.sample
-	q.report.Calibration = &calibrationReport{s.report, c.damp, c.firstToken, c.actOrder, c.staticGroups}
+	q.report.Calibration = &calibrationReport{s.report, c.damp, c.firstToken, c.actOrder, c.staticGroups, c.arithmetic.String()}
 	return s, nil
 }
 
@@ -200,7 +220,7 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 	}
 	q.report.Calibration.Sequential = schedule.Sequential
 	c.limit(schedule)
-	dev := global.newDevice()
+	dev := global.newDeviceFor(c.arithmetic)
 	if err := q.begin(ctx, global, o); err != nil {
 		return err
 	}
@@ -213,7 +233,7 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 	showProgress(global.ui, &options, q.weights.Config.Blocks)
 	defer global.ui.closeProgress()
 	if q.job.gather {
-		err = q.gather(ctx, global, s.windows, options)
+		err = q.gather(ctx, dev, s.windows, options)
 	} else {
 		walk, done := q.job.pruner.permuting(ctx, q, &options)
 		err = done(q.run.Calibrate(walk, dev, s.windows, options))
@@ -225,8 +245,8 @@ func (q *quantization) calibrate(ctx context.Context, global *globalOptions, o *
 }
 
 // gather makes an importance matrix for the run, and writes it if asked to.
-func (q *quantization) gather(ctx context.Context, global *globalOptions, windows [][]int32, options calibrate.Options) error {
-	m, err := quantize.GatherImportance(ctx, global.newDevice(), q.weights, windows, options)
+func (q *quantization) gather(ctx context.Context, dev kernels.Device, windows [][]int32, options calibrate.Options) error {
+	m, err := quantize.GatherImportance(ctx, dev, q.weights, windows, options)
 	if err != nil {
 		return err
 	}

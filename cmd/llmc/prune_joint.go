@@ -22,10 +22,11 @@ type jointOptions struct {
 	symmetric  bool
 	asymmetric bool
 	typeName   string
+	compute    string
 }
 
 // jointFlags are their names. The first two say that it is asked for.
-var jointFlags = []string{"bits", "type", "group-size", "symmetric", "asymmetric"}
+var jointFlags = []string{"bits", "type", "group-size", "symmetric", "asymmetric", "compute"}
 
 func (o *jointOptions) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -34,6 +35,7 @@ func (o *jointOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.groupSize, "group-size", "128", "columns that share a scale, or channel, or tensor")
 	flags.BoolVar(&o.symmetric, "symmetric", false, "codes are centred on zero (default but for awq)")
 	flags.BoolVar(&o.asymmetric, "asymmetric", false, "every group has a zero point of its own")
+	registerCompute(flags, &o.compute)
 	putUnder(topicJoint, flags, jointFlags...)
 }
 
@@ -144,7 +146,7 @@ func runJoint(ctx context.Context, global *globalOptions, o *pruneOptions, args 
 		symmetric: o.joined.symmetric, asymmetric: o.joined.asymmetric, to: o.to, ignore: o.ignore,
 		text: o.text, context: o.context, maxShard: o.maxShard, reportFile: o.reportFile, force: o.force, dryRun: o.dryRun,
 		schemeOptions: schemeOptions{activations: "none"},
-		calibration:   calibrationOptions{sampleOptions: o.samples, damp: o.damp, firstToken: o.firstToken},
+		calibration:   calibrationOptions{sampleOptions: o.samples, damp: o.damp, firstToken: o.firstToken, compute: o.joined.compute},
 		flags:         o.flags, given: o.flags.Changed,
 	}
 	q.pruner = p

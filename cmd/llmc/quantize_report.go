@@ -10,6 +10,7 @@ import (
 	"llmc/eval"
 	"llmc/formats"
 	"llmc/formats/raw"
+	"llmc/kernels"
 	"llmc/model"
 	"llmc/model/export"
 	"llmc/quantize"
@@ -412,6 +413,9 @@ func (r *quantizeReport) printCalibration(ui *ui, solved bool) {
 			c.Samples, c.Context)
 	} else {
 		ui.print("calibrated on %d samples of %d tokens", c.Samples, c.Context)
+	}
+	if c.Compute != kernels.Exact.String() {
+		ui.print("computed %s", kernels.Fast.Describe())
 	}
 	if r.Smooth > 0 {
 		ui.print("channels were smoothed with alpha %g (SmoothQuant)", r.Smooth)
