@@ -111,6 +111,13 @@ func trialErrorsAVX2(sums *float32, x *float32, n int, scales *float32, lows *fl
 //go:noescape
 func weighedTrialErrorsAVX2(sums *float32, x *float32, w *float32, n int, scales *float32, lows *float32, highs *float32)
 
+// moveColumnsAVX2 moves columns of a strip to the best values of their grids. h is a row of
+// stride bytes, with its diagonal diagonal bytes on, and at is where in
+// gradient the first column that moves is.
+//
+//go:noescape
+func moveColumnsAVX2(q *float32, gradient *float32, level *float32, h *float32, inverse *float32, moves int, n int, stride int, diagonal int, at int, scale *float32, minimum *float32, growth *float32, bounds *float32)
+
 // packF16AVX2 rounds n vectors to half precision.
 //
 //go:noescape
@@ -237,6 +244,13 @@ func trialErrorsAVX512(sums *float32, x *float32, n int, scales *float32, lows *
 //
 //go:noescape
 func weighedTrialErrorsAVX512(sums *float32, x *float32, w *float32, n int, scales *float32, lows *float32, highs *float32)
+
+// moveColumnsAVX512 moves columns of a strip to the best values of their grids. h is a row of
+// stride bytes, with its diagonal diagonal bytes on, and at is where in
+// gradient the first column that moves is.
+//
+//go:noescape
+func moveColumnsAVX512(q *float32, gradient *float32, level *float32, h *float32, inverse *float32, moves int, n int, stride int, diagonal int, at int, scale *float32, minimum *float32, growth *float32, bounds *float32)
 
 // packF16AVX512 rounds n vectors to half precision.
 //

@@ -1049,6 +1049,124 @@ loopdone:
 	VZEROUPPER
 	RET
 
+// func moveColumnsAVX2(q *float32, gradient *float32, level *float32, h *float32, inverse *float32, moves int, n int, stride int, diagonal int, at int, scale *float32, minimum *float32, growth *float32, bounds *float32)
+// Requires: AVX
+TEXT ·moveColumnsAVX2(SB), NOSPLIT, $0-112
+	MOVQ         q+0(FP), AX
+	MOVQ         level+16(FP), CX
+	MOVQ         h+24(FP), DX
+	MOVQ         inverse+32(FP), BX
+	MOVQ         gradient+8(FP), SI
+	MOVQ         moves+40(FP), DI
+	MOVQ         at+72(FP), R8
+	MOVQ         diagonal+64(FP), R9
+	MOVQ         scale+80(FP), R10
+	MOVQ         minimum+88(FP), R11
+	MOVQ         growth+96(FP), R12
+	VBROADCASTSS word3f800000<>+0(SB), Y5
+	VMOVUPS      (R10), Y0
+	VMOVUPS      (R11), Y2
+	VMOVUPS      (R12), Y6
+	VDIVPS       Y0, Y5, Y4
+	VMOVUPS      32(R10), Y1
+	VMOVUPS      32(R11), Y3
+	VMOVUPS      32(R12), Y7
+	VDIVPS       Y1, Y5, Y5
+	MOVQ         bounds+104(FP), R10
+	TESTQ        DI, DI
+	JZ           movedone
+
+move:
+	MOVQ         SI, R11
+	ADDQ         R8, R11
+	VMOVUPS      (R11), Y9
+	VBROADCASTSS (BX), Y8
+	VMULPS       Y8, Y9, Y9
+	VADDPS       (AX), Y9, Y9
+	VADDPS       Y2, Y9, Y9
+	VMULPS       Y4, Y9, Y9
+	VBROADCASTSS (R10), Y8
+	VMAXPS       Y8, Y9, Y9
+	VBROADCASTSS 4(R10), Y8
+	VMINPS       Y8, Y9, Y9
+	VBROADCASTSS word4b400000<>+0(SB), Y8
+	VADDPS       Y8, Y9, Y9
+	VSUBPS       Y8, Y9, Y9
+	VMOVUPS      Y9, (CX)
+	VMULPS       Y0, Y9, Y9
+	VSUBPS       Y2, Y9, Y9
+	VSUBPS       (AX), Y9, Y8
+	VMOVUPS      Y9, (AX)
+	VMOVUPS      (R11), Y10
+	VADDPS       Y10, Y10, Y10
+	VBROADCASTSS (DX)(R9*1), Y9
+	VMULPS       Y9, Y8, Y9
+	VSUBPS       Y10, Y9, Y9
+	VMULPS       Y8, Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VMOVUPS      32(R11), Y10
+	VBROADCASTSS (BX), Y9
+	VMULPS       Y9, Y10, Y10
+	VADDPS       32(AX), Y10, Y10
+	VADDPS       Y3, Y10, Y10
+	VMULPS       Y5, Y10, Y10
+	VBROADCASTSS (R10), Y9
+	VMAXPS       Y9, Y10, Y10
+	VBROADCASTSS 4(R10), Y9
+	VMINPS       Y9, Y10, Y10
+	VBROADCASTSS word4b400000<>+0(SB), Y9
+	VADDPS       Y9, Y10, Y10
+	VSUBPS       Y9, Y10, Y10
+	VMOVUPS      Y10, 32(CX)
+	VMULPS       Y1, Y10, Y10
+	VSUBPS       Y3, Y10, Y10
+	VSUBPS       32(AX), Y10, Y9
+	VMOVUPS      Y10, 32(AX)
+	VMOVUPS      32(R11), Y11
+	VADDPS       Y11, Y11, Y11
+	VBROADCASTSS (DX)(R9*1), Y10
+	VMULPS       Y10, Y9, Y10
+	VSUBPS       Y11, Y10, Y10
+	VMULPS       Y9, Y10, Y10
+	VADDPS       Y10, Y7, Y7
+	MOVQ         n+48(FP), R11
+	MOVQ         SI, R13
+	MOVQ         DX, R14
+	TESTQ        R11, R11
+	JZ           spreaddone
+
+spread:
+	VBROADCASTSS (R14), Y10
+	VMOVUPS      (R13), Y11
+	VMULPS       Y10, Y8, Y12
+	VSUBPS       Y12, Y11, Y11
+	VMOVUPS      Y11, (R13)
+	VMOVUPS      32(R13), Y11
+	VMULPS       Y10, Y9, Y10
+	VSUBPS       Y10, Y11, Y11
+	VMOVUPS      Y11, 32(R13)
+	ADDQ         $0x00000004, R14
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNZ          spread
+
+spreaddone:
+	ADDQ $0x00000040, AX
+	ADDQ $0x00000040, CX
+	ADDQ $0x00000040, R8
+	ADDQ $0x00000004, BX
+	ADDQ $0x00000004, R9
+	MOVQ stride+56(FP), R11
+	ADDQ R11, DX
+	DECQ DI
+	JNZ  move
+
+movedone:
+	VMOVUPS Y6, (R12)
+	VMOVUPS Y7, 32(R12)
+	VZEROUPPER
+	RET
+
 // func packF16AVX2(dst *byte, src *float32, n int)
 // Requires: AVX, F16C
 TEXT ·packF16AVX2(SB), NOSPLIT, $0-24
@@ -2155,6 +2273,120 @@ loop:
 loopdone:
 	MOVQ    sums+0(FP), AX
 	VMOVUPS Z4, (AX)
+	VZEROUPPER
+	RET
+
+// func moveColumnsAVX512(q *float32, gradient *float32, level *float32, h *float32, inverse *float32, moves int, n int, stride int, diagonal int, at int, scale *float32, minimum *float32, growth *float32, bounds *float32)
+// Requires: AVX, AVX512F
+TEXT ·moveColumnsAVX512(SB), NOSPLIT, $0-112
+	MOVQ         q+0(FP), AX
+	MOVQ         level+16(FP), CX
+	MOVQ         h+24(FP), DX
+	MOVQ         inverse+32(FP), BX
+	MOVQ         gradient+8(FP), SI
+	MOVQ         moves+40(FP), DI
+	MOVQ         at+72(FP), R8
+	MOVQ         diagonal+64(FP), R9
+	MOVQ         scale+80(FP), R10
+	MOVQ         minimum+88(FP), R11
+	MOVQ         growth+96(FP), R12
+	VBROADCASTSS word3f800000<>+0(SB), Z5
+	VMOVUPS      (R10), Z0
+	VMOVUPS      (R11), Z2
+	VMOVUPS      (R12), Z6
+	VDIVPS       Z0, Z5, Z4
+	VMOVUPS      64(R10), Z1
+	VMOVUPS      64(R11), Z3
+	VMOVUPS      64(R12), Z7
+	VDIVPS       Z1, Z5, Z5
+	MOVQ         bounds+104(FP), R10
+	TESTQ        DI, DI
+	JZ           movedone
+
+move:
+	MOVQ         SI, R11
+	ADDQ         R8, R11
+	VMOVUPS      (R11), Z9
+	VMULPS.BCST  (BX), Z9, Z9
+	VADDPS       (AX), Z9, Z9
+	VADDPS       Z2, Z9, Z9
+	VMULPS       Z4, Z9, Z9
+	VBROADCASTSS (R10), Z8
+	VMAXPS       Z8, Z9, Z9
+	VBROADCASTSS 4(R10), Z8
+	VMINPS       Z8, Z9, Z9
+	VBROADCASTSS word4b400000<>+0(SB), Z8
+	VADDPS       Z8, Z9, Z9
+	VSUBPS       Z8, Z9, Z9
+	VMOVUPS      Z9, (CX)
+	VMULPS       Z0, Z9, Z9
+	VSUBPS       Z2, Z9, Z9
+	VSUBPS       (AX), Z9, Z8
+	VMOVUPS      Z9, (AX)
+	VMOVUPS      (R11), Z10
+	VADDPS       Z10, Z10, Z10
+	VMULPS.BCST  (DX)(R9*1), Z8, Z9
+	VSUBPS       Z10, Z9, Z9
+	VMULPS       Z8, Z9, Z9
+	VADDPS       Z9, Z6, Z6
+	VMOVUPS      64(R11), Z10
+	VMULPS.BCST  (BX), Z10, Z10
+	VADDPS       64(AX), Z10, Z10
+	VADDPS       Z3, Z10, Z10
+	VMULPS       Z5, Z10, Z10
+	VBROADCASTSS (R10), Z9
+	VMAXPS       Z9, Z10, Z10
+	VBROADCASTSS 4(R10), Z9
+	VMINPS       Z9, Z10, Z10
+	VBROADCASTSS word4b400000<>+0(SB), Z9
+	VADDPS       Z9, Z10, Z10
+	VSUBPS       Z9, Z10, Z10
+	VMOVUPS      Z10, 64(CX)
+	VMULPS       Z1, Z10, Z10
+	VSUBPS       Z3, Z10, Z10
+	VSUBPS       64(AX), Z10, Z9
+	VMOVUPS      Z10, 64(AX)
+	VMOVUPS      64(R11), Z11
+	VADDPS       Z11, Z11, Z11
+	VMULPS.BCST  (DX)(R9*1), Z9, Z10
+	VSUBPS       Z11, Z10, Z10
+	VMULPS       Z9, Z10, Z10
+	VADDPS       Z10, Z7, Z7
+	MOVQ         n+48(FP), R11
+	MOVQ         SI, R13
+	MOVQ         DX, R14
+	TESTQ        R11, R11
+	JZ           spreaddone
+
+spread:
+	VBROADCASTSS (R14), Z10
+	VMOVUPS      (R13), Z11
+	VMULPS       Z10, Z8, Z12
+	VSUBPS       Z12, Z11, Z11
+	VMOVUPS      Z11, (R13)
+	VMOVUPS      64(R13), Z11
+	VMULPS       Z10, Z9, Z10
+	VSUBPS       Z10, Z11, Z11
+	VMOVUPS      Z11, 64(R13)
+	ADDQ         $0x00000004, R14
+	ADDQ         $0x00000080, R13
+	DECQ         R11
+	JNZ          spread
+
+spreaddone:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, R8
+	ADDQ $0x00000004, BX
+	ADDQ $0x00000004, R9
+	MOVQ stride+56(FP), R11
+	ADDQ R11, DX
+	DECQ DI
+	JNZ  move
+
+movedone:
+	VMOVUPS Z6, (R12)
+	VMOVUPS Z7, 64(R12)
 	VZEROUPPER
 	RET
 

@@ -60,6 +60,9 @@ type ops struct {
 	trials     func(sums, x *float32, n int, scales, lows, highs *float32)
 	weighed    func(sums, x, w *float32, n int, scales, lows, highs *float32)
 	trialLanes int
+	// moveColumns is the loop of Descent.Move for strips of nr rows, nil without
+	// assembly.
+	moveColumns moveColumnsFunc
 	// gate sets dst to act(g) * up.
 	gate [numActivations]gateFunc
 	// gateGrad sets dg to dy*up*act'(g) and dup to dy*act(g). dg may be g, and dup

@@ -35,14 +35,23 @@ func (s *Strip) Store(b Block) {
 	s.ops.turn(b.Data, b.Stride, s.data, s.width, b.Cols, b.Rows)
 }
 
-// AddProducts adds to each column p from from to to-1 the columns k of x before
-// from, times f.Row(p)[k].
-func (s *Strip) AddProducts(from, to int, x *Strip, f Block) {
-	if from == 0 {
+// AddProducts adds to column at+p, for each row p of f, the first columns k of x
+// times f.Row(p)[k].
+func (s *Strip) AddProducts(at int, x *Strip, f Block) {
+	if f.Cols == 0 {
 		return
 	}
-	for p := from; p < to; p += s.ops.mr {
-		rows := min(s.ops.mr, to-p)
-		s.ops.micro(rows, from, f.Slice(p, p+rows, 0, from).Data, f.Stride, x.data, s.data[p*s.width:], s.width, true)
+	for p := 0; p < f.Rows; p += s.ops.mr {
+		rows := min(s.ops.mr, f.Rows-p)
+		s.ops.micro(rows, f.Cols, f.Slice(p, p+rows, 0, f.Cols).Data, f.Stride, x.data, s.data[(at+p)*s.width:], s.width, true)
 	}
 }
+
+// Copy sets the first n columns to those of x from at on.
+func (s *Strip) Copy(x *Strip, at, n int) { copy(s.data[:n*s.width], x.data[at*s.width:]) }
+
+// Put sets n columns from at on to the first of x.
+func (s *Strip) Put(at int, x *Strip, n int) { copy(s.data[at*s.width:][:n*s.width], x.data) }
+
+// Clear sets all columns to zero.
+func (s *Strip) Clear() { clear(s.data) }

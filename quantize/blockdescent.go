@@ -3,8 +3,6 @@ package quantize
 import (
 	"context"
 
-	"gonum.org/v1/gonum/blas/blas32"
-
 	"llmc/dtype"
 	"llmc/internal/parallel"
 	"llmc/kernels"
@@ -18,7 +16,7 @@ const descentRounds = 2
 
 // descent lowers a layer's output error further than [solve.Feedback] can, one
 // number of its blocks after the other: coordinate descent on
-// (w-q) H (w-q)ᵀ, row by row. Codes move to the best value under their scale;
+// (w-q) H (w-q)ᵀ, some rows side by side. Codes move to the best value under their scale;
 // scales and minima to their neighbours and the factors to the best for the
 // codes, where the codes that follow make the error smaller. It never grows.
 type descent struct {
@@ -64,10 +62,14 @@ func (d *descent) refinePanel(ctx context.Context, cpu *kernels.CPU, from, to in
 	}
 	changed := cpu.NewTensor(g.rows, width)
 	defer cpu.Free(changed)
-	err := parallel.Rows(ctx, g.threads, g.rows, g.cols, func() func(int) error {
-		s := newRowDescent(d, from, to)
-		return func(r int) error {
-			s.run(r, changed.Data[r*width:][:width])
+	h := kernels.NewBlock(d.panel, width, width)
+	move := kernels.NewDescent(h, gridLevels(g.layout))
+	lanes, all := cpu.StripRows(), kernels.NewBlock(changed.Data, g.rows, width)
+	err := parallel.Rows(ctx, g.threads, (g.rows+lanes-1)/lanes, lanes*g.cols, func() func(int) error {
+		s := newStripDescent(cpu, d, move, h, from)
+		return func(i int) error {
+			first, last := i*lanes, min((i+1)*lanes, g.rows)
+			s.run(first, last, all.Slice(first, last, 0, width))
 			return nil
 		}
 	})
@@ -91,58 +93,137 @@ func (d *descent) refinePanel(ctx context.Context, cpu *kernels.CPU, from, to in
 	return nil
 }
 
-// rowDescent refines one panel of one row after the other. Indices are those of
-// the panel.
-type rowDescent struct {
-	d    *descent
-	from int       // the panel's first column
-	n    int       // its width
-	h    []float32 // [n, n]
-
-	gradient, q []float32 // [n] of the row
-	zero        []bool    // [n] what stays zero
-	block       blocks.Block
-
-	trialGradient, trial []float32 // [n] what a trial makes of gradient and q
-	trialCodes           []uint8   // [n]
-	multiples            [2][]float32
-}
-
-func newRowDescent(d *descent, from, to int) *rowDescent {
-	n := to - from
-	return &rowDescent{
-		d: d, from: from, n: n, h: d.panel,
-		zero: make([]bool, n), trialGradient: make([]float32, n), trial: make([]float32, n), trialCodes: make([]uint8, n),
-		multiples: [2][]float32{make([]float32, n), make([]float32, n)},
+// gridLevels are the levels of a block type.
+func gridLevels(l *blocks.Layout) kernels.GridLevels {
+	levels := kernels.GridLevels{Low: l.Levels[0], High: l.Levels[len(l.Levels)-1]}
+	if !l.Linear() {
+		levels.Nearest = l.Nearest
 	}
+	return levels
 }
 
-// run refines a row and sets changed [n] to what that adds to its values.
-func (s *rowDescent) run(r int, changed []float32) {
+// stripDescent refines one panel of some rows at a time, side by side. Indices
+// of columns are those of the panel.
+type stripDescent struct {
+	d    *descent
+	from int           // the panel's first column
+	h    kernels.Block // [n, n] of the Hessian
+	move *kernels.Descent
+	rows kernels.DescentRows // what is reached
+	size int                 // rows that there are, the strip's first
+
+	trial  kernels.DescentRows // what a trial makes of the first columns
+	delta  *kernels.Strip      // [block] by how much less values are now
+	v1, v2 *kernels.Strip      // [block] what a block's factors are multiplied with
+	p1, p2 *kernels.Strip      // [block] the Hessian times those
+
+	factors, minFactors []float32   // [lanes] of the block
+	scales, mins        [][]float32 // [sub-blocks][lanes] multiples of them
+	best                [3][]float32
+	bestFactor, bestMin []float32 // [lanes]
+	sums                [5][]float64
+}
+
+func newStripDescent(cpu *kernels.CPU, d *descent, move *kernels.Descent, h kernels.Block, from int) *stripDescent {
+	l, n, lanes := d.layer.layout, h.Rows, cpu.StripRows()
+	s := &stripDescent{d: d, from: from, h: h, move: move}
+	s.rows = kernels.DescentRows{Values: cpu.NewStrip(n), Levels: cpu.NewStrip(n), Gradient: cpu.NewStrip(n)}
+	s.trial = kernels.DescentRows{Values: cpu.NewStrip(l.Size), Levels: cpu.NewStrip(l.Size), Gradient: cpu.NewStrip(l.Size)}
+	if d.layer.mask != nil {
+		s.rows.Keep, s.trial.Keep = cpu.NewStrip(n), cpu.NewStrip(l.Size)
+	}
+	for _, p := range []**kernels.Strip{&s.delta, &s.v1, &s.v2, &s.p1, &s.p2} {
+		*p = cpu.NewStrip(l.Size)
+	}
+	list := func() []float32 { return make([]float32, lanes) }
+	for range l.Size / l.Sub {
+		s.scales, s.mins = append(s.scales, list()), append(s.mins, list())
+	}
+	for _, p := range []*[]float32{&s.trial.Scale, &s.trial.Minimum, &s.trial.Growth, &s.factors, &s.minFactors,
+		&s.bestFactor, &s.bestMin, &s.best[0], &s.best[1], &s.best[2]} {
+		*p = list()
+	}
+	for i := range s.sums {
+		s.sums[i] = make([]float64, lanes)
+	}
+	return s
+}
+
+// run refines the rows from first to last-1 and sets changed [rows, n] to what
+// that adds to their values.
+func (s *stripDescent) run(first, last int, changed kernels.Block) {
 	layer := s.d.layer
-	at := r*layer.cols + s.from
-	s.gradient, s.q = s.d.gradient[at:][:s.n], s.d.q[at:][:s.n]
-	copy(changed, s.q)
-	if layer.mask != nil {
-		for i := range s.zero {
-			s.zero[i] = layer.mask.Chosen(r, s.from+i)
+	n, block := s.h.Rows, kernels.NewBlock(s.d.q, layer.rows, layer.cols)
+	values := block.Slice(first, last, s.from, s.from+n)
+	gradient := kernels.NewBlock(s.d.gradient, layer.rows, layer.cols).Slice(first, last, s.from, s.from+n)
+	s.size = last - first
+	s.rows.Values.Load(values)
+	s.rows.Gradient.Load(gradient)
+	for r := range values.Rows {
+		copy(changed.Row(r), values.Row(r))
+	}
+	for lo := 0; lo < n; lo += layer.layout.Size {
+		s.load(first, lo)
+		s.refineBlock(lo)
+		s.store(first, lo)
+	}
+	s.rows.Values.Store(values)
+	for r := range values.Rows {
+		to := changed.Row(r)
+		for i, v := range values.Row(r) {
+			to[i] = v - to[i]
 		}
 	}
-	for lo := 0; lo < s.n; lo += layer.layout.Size {
-		layer.view(&s.block, r, s.from+lo)
-		s.refineBlock(lo)
-		layer.keep(&s.block, r, s.from+lo)
-	}
-	for i, v := range s.q {
-		changed[i] = v - changed[i]
+}
+
+// load takes in the blocks that begin at lo of the rows from first on.
+func (s *stripDescent) load(first, lo int) {
+	layer, l := s.d.layer, s.d.layer.layout
+	var b blocks.Block
+	for lane := range s.size {
+		layer.view(&b, first+lane, s.from+lo)
+		s.factors[lane], s.minFactors[lane] = b.Factor, b.MinFactor
+		for sub := range b.Scales {
+			s.scales[sub][lane], s.mins[sub][lane] = float32(b.Scales[sub]), float32(b.Mins[sub])
+		}
+		if layer.mask == nil {
+			continue
+		}
+		for k, code := range b.Codes { // what stays is not set later
+			keep := float32(0)
+			if layer.mask.Chosen(first+lane, s.from+lo+k) {
+				keep = 1
+			}
+			s.rows.Keep.Col(lo + k)[lane], s.rows.Levels.Col(lo + k)[lane] = keep, l.Levels[code]
+		}
 	}
 }
 
-// refineBlock refines the block that begins at lo.
-func (s *rowDescent) refineBlock(lo int) {
+// store puts them back.
+func (s *stripDescent) store(first, lo int) {
+	layer, l := s.d.layer, s.d.layer.layout
+	var b blocks.Block
+	for lane := range s.size {
+		layer.view(&b, first+lane, s.from+lo)
+		b.Factor, b.MinFactor = s.factors[lane], s.minFactors[lane]
+		for sub := range b.Scales {
+			b.Scales[sub], b.Mins[sub] = int8(s.scales[sub][lane]), int8(s.mins[sub][lane])
+		}
+		for k := range b.Codes {
+			b.Codes[k] = l.Code(s.rows.Levels.Col(lo + k)[lane], 1, 0)
+		}
+		layer.keep(&b, first+lane, s.from+lo)
+	}
+}
+
+// refineBlock refines the blocks that begin at lo.
+func (s *stripDescent) refineBlock(lo int) {
 	l := s.d.layer.layout
 	for sub := range l.Size / l.Sub {
-		s.moveCodes(lo, sub)
+		at := lo + sub*l.Sub
+		s.begin(at, l.Sub)
+		s.tryGrid(at, s.scales[sub], s.mins[sub], 1)
+		s.accept(lo, at, l.Sub)
 		if !l.Scales.Fixed() {
 			s.moveScale(lo, sub)
 		}
@@ -150,158 +231,157 @@ func (s *rowDescent) refineBlock(lo int) {
 	s.moveFactors(lo)
 }
 
-// moveCodes gives each value of a sub-block the best code.
-func (s *rowDescent) moveCodes(lo, sub int) {
-	l := s.d.layer.layout
-	scale, low := l.Grid(&s.block, sub)
-	for k := sub * l.Sub; k < (sub+1)*l.Sub; k++ {
-		i := lo + k
-		if s.zero[i] {
-			continue
-		}
-		code := l.Code(s.q[i]+s.gradient[i]/s.h[i*s.n+i], scale, low)
-		if code != s.block.Codes[k] {
-			s.block.Codes[k] = code
-			s.set(i, l.Value(code, scale, low))
-		}
+// begin makes the trial one of n columns as they are.
+func (s *stripDescent) begin(at, n int) {
+	s.trial.Values.Copy(s.rows.Values, at, n)
+	s.trial.Levels.Copy(s.rows.Levels, at, n)
+	s.trial.Gradient.Copy(s.rows.Gradient, at, n)
+	if s.trial.Keep != nil {
+		s.trial.Keep.Copy(s.rows.Keep, at, n)
+	}
+	clear(s.trial.Growth)
+}
+
+// tryGrid rounds the values of the sub-block at a column anew, each to the best
+// for the others, some times.
+func (s *stripDescent) tryGrid(at int, scales, mins []float32, rounds int) {
+	s.grid(scales, mins)
+	for range rounds {
+		s.move.Move(&s.trial, at, s.d.layer.layout.Sub, 0, s.d.layer.layout.Sub)
 	}
 }
 
-// set changes a value, and takes that off the gradient.
-func (s *rowDescent) set(i int, v float32) {
-	delta := v - s.q[i]
-	s.q[i] = v
-	if delta != 0 {
-		subtract(s.gradient, s.h[i*s.n:][:s.n], delta)
+// grid sets the trial's grid.
+func (s *stripDescent) grid(scales, mins []float32) {
+	for lane, factor := range s.factors {
+		s.trial.Scale[lane], s.trial.Minimum[lane] = factor*scales[lane], s.minFactors[lane]*mins[lane]
 	}
 }
 
-// subtract takes factor*x off y, which is as long.
-func subtract(y, x []float32, factor float32) {
-	if len(x) > maxPlain {
-		blas32.Axpy(-factor, vector(x), vector(y))
-		return
-	}
-	y = y[:len(x)]
-	for i, v := range x {
-		y[i] -= factor * v
-	}
-}
-
-// maxPlain is the length up to which a plain loop is faster than a call.
-const maxPlain = 32
-
-func vector(x []float32) blas32.Vector { return blas32.Vector{N: len(x), Data: x, Inc: 1} }
-
-// try rounds the values of the sub-blocks from first to last-1 of the block at
-// lo anew, under the block's grids, each to the best for the others, twice. It
-// returns by how much the error grows; the result is kept for accept.
-func (s *rowDescent) try(lo, first, last int) float64 {
-	l := s.d.layer.layout
-	a, b := lo+first*l.Sub, lo+last*l.Sub
-	gradient, q := s.trialGradient[a:b], s.trial[a:b]
-	copy(gradient, s.gradient[a:b])
-	copy(q, s.q[a:b])
-	total := 0.0
-	for range 2 {
-		for k := range q {
-			if s.zero[a+k] {
-				s.trialCodes[a+k] = s.block.Codes[first*l.Sub+k]
-				continue
-			}
-			scale, low := l.Grid(&s.block, first+k/l.Sub)
-			h := s.h[(a+k)*s.n+a : (a+k)*s.n+b]
-			code := l.Code(q[k]+gradient[k]/h[k], scale, low)
-			v := l.Value(code, scale, low)
-			s.trialCodes[a+k] = code
-			if delta := v - q[k]; delta != 0 {
-				total += float64(delta) * (float64(delta)*float64(h[k]) - 2*float64(gradient[k]))
-				q[k] = v
-				subtract(gradient, h, delta)
-			}
+// accept takes over the trial of n columns from at on, and takes what it changed
+// off the gradient of those from lo on.
+func (s *stripDescent) accept(lo, at, n int) {
+	for k := range n {
+		delta, was := s.delta.Col(k), s.rows.Values.Col(at+k)
+		for lane, v := range s.trial.Values.Col(k) {
+			delta[lane] = was[lane] - v
 		}
 	}
-	return total
+	s.rows.Values.Put(at, s.trial.Values, n)
+	s.rows.Levels.Put(at, s.trial.Levels, n)
+	s.rows.Gradient.AddProducts(lo, s.delta, s.h.Slice(lo, s.h.Rows, at, at+n))
 }
 
-// accept takes over what the last try of these sub-blocks made.
-func (s *rowDescent) accept(lo, first, last int) {
-	l := s.d.layer.layout
-	for k := first * l.Sub; k < last*l.Sub; k++ {
-		s.block.Codes[k] = s.trialCodes[lo+k]
-		s.set(lo+k, s.trial[lo+k])
-	}
-}
+// scaleRounds is how often a trial goes over the columns whose grids it changes.
+const scaleRounds = 2
 
-// moveScale tries the neighbours of a sub-block's scale and minimum.
-func (s *rowDescent) moveScale(lo, sub int) {
+// moveScale tries the neighbours of a sub-block's scales and minima.
+func (s *stripDescent) moveScale(lo, sub int) {
 	l := s.d.layer.layout
-	scale, low := &s.block.Scales[sub], &s.block.Mins[sub]
-	scale0, low0 := *scale, *low
-	best, bestScale, bestLow := 0.0, scale0, low0
+	at, scales, mins := lo+sub*l.Sub, s.scales[sub], s.mins[sub]
+	best, bestScale, bestMin := s.best[0], s.best[1], s.best[2]
+	clear(best)
+	copy(bestScale, scales)
+	copy(bestMin, mins)
+	toScale, toMin := s.bestFactor, s.bestMin
 	for step := range 9 {
-		to, lowTo := int(scale0)+step/3-1, int(low0)+step%3-1
-		if step == 4 || to < l.Scales.Low || to > l.Scales.High || lowTo < l.Mins.Low || lowTo > l.Mins.High {
+		up, upMin := float32(step/3-1), float32(step%3-1)
+		if step == 4 || upMin != 0 && l.Mins.Fixed() {
 			continue
 		}
-		*scale, *low = int8(to), int8(lowTo)
-		if e := s.try(lo, sub, sub+1); e < best {
-			best, bestScale, bestLow = e, *scale, *low
+		for lane, scale := range scales {
+			toScale[lane] = min(max(scale+up, float32(l.Scales.Low)), float32(l.Scales.High))
+			toMin[lane] = min(max(mins[lane]+upMin, float32(l.Mins.Low)), float32(l.Mins.High))
+		}
+		s.begin(at, l.Sub)
+		s.tryGrid(at, toScale, toMin, scaleRounds)
+		for lane, e := range s.trial.Growth {
+			if e < best[lane] {
+				best[lane], bestScale[lane], bestMin[lane] = e, toScale[lane], toMin[lane]
+			}
 		}
 	}
-	*scale, *low = bestScale, bestLow
-	if best < 0 {
-		s.try(lo, sub, sub+1)
-		s.accept(lo, sub, sub+1)
-	}
+	copy(scales, bestScale)
+	copy(mins, bestMin)
+	// It never makes the error larger, also where the grid stays.
+	s.begin(at, l.Sub)
+	s.tryGrid(at, scales, mins, scaleRounds)
+	s.accept(lo, at, l.Sub)
 }
 
 // moveFactors tries the best factors for the codes.
-func (s *rowDescent) moveFactors(lo int) {
-	l, b := s.d.layer.layout, &s.block
-	factor0, minFactor0 := b.Factor, b.MinFactor
-	b.Factor, b.MinFactor = s.bestFactors(lo)
-	if b.Factor == factor0 && b.MinFactor == minFactor0 {
-		return
-	}
-	if subs := l.Size / l.Sub; s.try(lo, 0, subs) < 0 {
-		s.accept(lo, 0, subs)
-	} else {
-		b.Factor, b.MinFactor = factor0, minFactor0
-	}
-}
-
-// bestFactors returns the factors with the least error for the codes, scales
-// and minima as they are, in half precision.
-func (s *rowDescent) bestFactors(lo int) (factor, minFactor float32) {
-	l, b := s.d.layer.layout, &s.block
-	// The values are factor*v1 + minFactor*v2.
-	v1, v2 := s.multiples[0][:l.Size], s.multiples[1][:l.Size]
-	for k, code := range b.Codes {
-		v1[k] = float32(b.Scales[k/l.Sub]) * l.Levels[code]
-		v2[k] = -float32(b.Mins[k/l.Sub])
-	}
-	var a11, a12, a22, b1, b2 float64
-	for k := range l.Size {
-		h := vector(s.h[(lo+k)*s.n+lo:][:l.Size])
-		x1, x2, g := float64(v1[k]), float64(v2[k]), float64(s.gradient[lo+k])
-		a11 += x1 * float64(blas32.Dot(h, vector(v1)))
-		b1 += x1 * g
-		if l.Mins.High > 0 {
-			h2 := float64(blas32.Dot(h, vector(v2)))
-			a12 += x1 * h2
-			a22 += x2 * h2
-			b2 += x2 * g
+func (s *stripDescent) moveFactors(lo int) {
+	l := s.d.layer.layout
+	s.bestFactors(lo)
+	s.factors, s.bestFactor = s.bestFactor, s.factors // those before
+	s.minFactors, s.bestMin = s.bestMin, s.minFactors
+	s.begin(lo, l.Size)
+	for range scaleRounds {
+		for sub := range s.scales {
+			s.grid(s.scales[sub], s.mins[sub])
+			s.move.Move(&s.trial, lo, l.Size, sub*l.Sub, (sub+1)*l.Sub)
 		}
 	}
-	factor, minFactor = b.Factor, b.MinFactor
-	if det := a11*a22 - a12*a12; det > 1e-9*a11*a22 {
-		factor = moved(factor, (b1*a22-b2*a12)/det)
-		minFactor = moved(minFactor, (b2*a11-b1*a12)/det)
-	} else if a11 > 0 {
-		factor = moved(factor, b1/a11)
+	for lane, e := range s.trial.Growth {
+		if e < 0 {
+			continue
+		}
+		s.factors[lane], s.minFactors[lane] = s.bestFactor[lane], s.bestMin[lane]
+		for k := range l.Size {
+			s.trial.Values.Col(k)[lane], s.trial.Levels.Col(k)[lane] = s.rows.Values.Col(lo + k)[lane], s.rows.Levels.Col(lo + k)[lane]
+		}
 	}
-	return factor, minFactor
+	s.accept(lo, lo, l.Size)
+}
+
+// bestFactors sets bestFactor and bestMin to the factors with the least error
+// for the codes, scales and minima as they are, in half precision.
+func (s *stripDescent) bestFactors(lo int) {
+	l := s.d.layer.layout
+	// The values are factor*v1 + minFactor*v2.
+	for k := range l.Size {
+		v1, v2, levels := s.v1.Col(k), s.v2.Col(k), s.rows.Levels.Col(lo+k)
+		scales, mins := s.scales[k/l.Sub], s.mins[k/l.Sub]
+		for lane, level := range levels {
+			v1[lane], v2[lane] = scales[lane]*level, -mins[lane]
+		}
+	}
+	h := s.h.Slice(lo, lo+l.Size, lo, lo+l.Size)
+	s.p1.Clear()
+	s.p1.AddProducts(0, s.v1, h)
+	for i := range s.sums {
+		clear(s.sums[i])
+	}
+	a11, a12, a22, b1, b2 := s.sums[0], s.sums[1], s.sums[2], s.sums[3], s.sums[4]
+	for k := range l.Size {
+		v1, p1, gradient := s.v1.Col(k), s.p1.Col(k), s.rows.Gradient.Col(lo+k)
+		for lane, x := range v1 {
+			a11[lane] += float64(x) * float64(p1[lane])
+			b1[lane] += float64(x) * float64(gradient[lane])
+		}
+	}
+	if l.Mins.High > 0 {
+		s.p2.Clear()
+		s.p2.AddProducts(0, s.v2, h)
+		for k := range l.Size {
+			v1, v2, p2, gradient := s.v1.Col(k), s.v2.Col(k), s.p2.Col(k), s.rows.Gradient.Col(lo+k)
+			for lane, x := range v2 {
+				a12[lane] += float64(v1[lane]) * float64(p2[lane])
+				a22[lane] += float64(x) * float64(p2[lane])
+				b2[lane] += float64(x) * float64(gradient[lane])
+			}
+		}
+	}
+	copy(s.bestFactor, s.factors)
+	copy(s.bestMin, s.minFactors)
+	for i := range s.size {
+		if det := a11[i]*a22[i] - a12[i]*a12[i]; det > 1e-9*a11[i]*a22[i] {
+			s.bestFactor[i] = moved(s.factors[i], (b1[i]*a22[i]-b2[i]*a12[i])/det)
+			s.bestMin[i] = moved(s.minFactors[i], (b2[i]*a11[i]-b1[i]*a12[i])/det)
+		} else if a11[i] > 0 {
+			s.bestFactor[i] = moved(s.factors[i], b1[i]/a11[i])
+		}
+	}
 }
 
 // moved returns v+step in half precision, or v where that has no such number.

@@ -77,7 +77,7 @@ func TestKilledAndResumed(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for i, flags := range [][]string{
 		{"gptq", "--bits", "4", "--group-size", "32", "--head", "--to", "compressed-tensors"},
-		{"gptq", "--type", "Q4_0"},
+		{"gptq", "--type", "Q4_0", "--compute", "fast"},
 		{"awq", "--bits", "4", "--group-size", "32", "--to", "awq"},
 		{"gptq", "--target-bpw", "6", "--to", "gguf"},
 	} {

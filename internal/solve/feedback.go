@@ -111,7 +111,7 @@ func (s *spreader) fix(w, errors kernels.Block, first int, x, e *kernels.Strip) 
 	step := s.f.Group() * max(1, stepSize/s.f.Group())
 	for p := s.from; p < s.to; {
 		end := min((p/step+1)*step, s.to)
-		x.AddProducts(p-s.from, end-s.from, e, s.factors)
+		x.AddProducts(p-s.from, e, s.factors.Slice(p-s.from, end-s.from, 0, p-s.from))
 		for ; p < end; p++ {
 			lanes.col = p - s.from
 			now, was := x.Col(lanes.col), e.Col(lanes.col)

@@ -131,6 +131,12 @@ func (l *Layout) Code(v, scale, low float32) uint8 {
 	return uint8(nearest(min(max(x, first), top)) - int32(first))
 }
 
+// Nearest returns the level nearest to x, some level to NaN.
+func (l *Layout) Nearest(x float32) float32 { return l.Levels[l.Code(x, 1, 0)] }
+
+// Linear reports whether the levels are neighbouring integers.
+func (l *Layout) Linear() bool { return !l.nonlinear }
+
 // Pack writes a block to dst, of the type's size in bytes. What [Dequantize]
 // makes of it are the values of its codes, bit for bit.
 func (l *Layout) Pack(dst []byte, b *Block) { l.pack(dst, b) }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time of GPTQ and SparseGPT by llmc and by llm-compressor, in turns, as a table.
 
-    scripts/bench/calibrated.py [--rounds N] [--samples N] [--only METHOD] MODEL_FOLDER CALIBRATION_TEXT
+    scripts/bench/calibrated.py [--rounds N] [--samples N] [--only METHOD] [--compute fast] MODEL_FOLDER CALIBRATION_TEXT
 
 Run by a Python that has llmcompressor and transformers. Both programs take the
 same windows of 512 tokens: GPTQ to 4 bits in groups of 32, asymmetric, SparseGPT
@@ -9,7 +9,8 @@ to 2:4. llmc's time is the whole command, reading and writing included;
 llm-compressor's is that of its `oneshot` on a loaded model, in float32. Figures
 are medians of the rounds, ratios medians of the ratios within a round. llmc's
 share of the machine's multiply-adds, measured just before, counts the
-operations of linears, attention, Hessians and the solver, and no other.
+operations of linears, attention, Hessians and the solver, and no other; with
+--compute fast, which is GPTQ's alone, those in integers as if they were floats.
 """
 
 import argparse
@@ -58,6 +59,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--only", default="", help="only the method of this name, GPTQ or SparseGPT")
+    parser.add_argument("--compute", default="exact", help="GPTQ: how llmc runs what is rounded, exact or fast")
     options = parser.parse_args()
     # llm-compressor's threads may wait as they like: only the clock decides.
     quantize_llmcompressor.PASSIVE.clear()
@@ -74,7 +76,7 @@ def main():
                "bits": 4, "group": 32, "pattern": "2:4"}
         programs = {
             "GPTQ": (lambda: cpu_seconds("quantize", options.model, "--bits", 4, "--group-size", 32, "--asymmetric",
-                                         "--method", "gptq", "--to", "compressed-tensors", *shared),
+                                         "--method", "gptq", "--compute", options.compute, "--to", "compressed-tensors", *shared),
                      lambda: quantize_llmcompressor.run("--compress", {**job, "method": "gptq"}, work)),
             "SparseGPT": (lambda: cpu_seconds("prune", options.model, "--pattern", "2:4", "--method", "sparsegpt", *shared),
                           lambda: sparsity_llmcompressor.run_other({**job, "method": "sparsegpt"})),

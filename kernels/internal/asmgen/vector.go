@@ -30,6 +30,7 @@ func (g *gen) vectors() {
 	g.moments()
 	g.adam()
 	g.trials()
+	g.moveColumns()
 }
 
 // next moves pointers on by a vector.
