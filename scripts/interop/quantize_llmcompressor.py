@@ -1,6 +1,6 @@
 """RTN, GPTQ and AWQ beside llm-compressor's, on the same windows of text.
 
-usage: quantize_llmcompressor.py [--keep FOLDER] [--errors] [--peer] MODEL_FOLDER CALIBRATION_TEXT TEST_TEXT [METHOD/BITS/GROUP...]
+usage: quantize_llmcompressor.py [--keep FOLDER] [--errors | --divergences | --peer] MODEL_FOLDER CALIBRATION_TEXT TEST_TEXT [METHOD/BITS/GROUP...]
 
 Needs llmcompressor. Both programs quantize all linears of the blocks, asymmetric,
 in groups, on the first 16 windows of 512 tokens of the calibration text; methods
@@ -13,9 +13,9 @@ Compared are GPTQ's output errors, linear by linear, on the inputs that llmc's
 quantized model gives, with those of llm-compressor's solver on the same inputs
 (within 1%; --errors does no more than that); and mean KL divergence from the
 model and perplexity of both, by one `llmc eval` on the first 100,000 bytes of the
-test text in windows of 512 tokens (llmc's divergence within 2% or lower). What
-llm-compressor makes stays in FOLDER with --keep and is not made again; --peer
-does no more than make it.
+test text in windows of 512 tokens (llmc's divergence within 2% or lower;
+--divergences does no more than that). What llm-compressor makes stays in FOLDER
+with --keep and is not made again; --peer does no more than make it.
 """
 
 import json
@@ -227,7 +227,7 @@ def main(arguments):
                 print(f"     {name}: llm-compressor {c.peer(name)[1]:.0f} s", flush=True)
             return
         for name in names:
-            if name.startswith("gptq/"):
+            if name.startswith("gptq/") and "--divergences" not in flags:
                 c.errors(name)
         if "--errors" not in flags:
             c.divergences(names)
