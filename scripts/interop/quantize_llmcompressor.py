@@ -167,12 +167,13 @@ class Comparison:
         """What llmc makes of a job, and its CPU time."""
         job, out = self.job(name), self.folder / "llmc"
         command = ["quantize", self.model, "--bits", job["bits"], "--group-size", job["group"], "--asymmetric",
-                   "--method", job["method"], "--to", "compressed-tensors", "-o", out, "--force", *more]
+                   "--method", job["method"], "--to", "compressed-tensors", "-o", out, "--force",
+                   *(["--act-order", "--static-groups"] if job["method"] == "gptq" else []), *more]
         return out, cpu_seconds(*command, *(self.sample if job["method"] != "rtn" else []))
 
     def errors(self, name):
         """GPTQ's output errors on the same inputs."""
-        out, _ = self.quantize(name, "--first-token", 0, "--damp", DAMP, "--act-order", "--static-groups")
+        out, _ = self.quantize(name, "--first-token", 0, "--damp", DAMP)
         plain = self.folder / "plain"
         llmc("convert", out, "--to", "safetensors", "--type", "F32", "-o", plain, "--force")
         errors = run("--errors-of", {**self.job(name), "llmc": str(plain)}, self.folder)["errors"]
