@@ -24,7 +24,6 @@ type descent struct {
 	hessian []float32 // [cols, cols], damped
 	w, q    []float32 // [rows, cols] weights and their rounded values
 
-	panel    []float32 // [width, width] of the Hessian
 	gradient []float32 // [rows, cols] (w-q) H
 }
 
@@ -56,13 +55,13 @@ func (d *descent) refine(ctx context.Context) error {
 // the gradient of those behind.
 func (d *descent) refinePanel(ctx context.Context, cpu *kernels.CPU, from, to int) error {
 	g, width := d.layer, to-from
-	d.panel = make([]float32, width*width)
-	for i := range width {
-		copy(d.panel[i*width:][:width], d.hessian[(from+i)*g.cols+from:])
-	}
 	changed := cpu.NewTensor(g.rows, width)
 	defer cpu.Free(changed)
-	h := kernels.NewBlock(d.panel, width, width)
+	// Together, since rows of the whole lie too far apart for the caches.
+	h := kernels.NewBlock(make([]float32, width*width), width, width)
+	for i := range width {
+		copy(h.Row(i), d.hessian[(from+i)*g.cols+from:])
+	}
 	move := kernels.NewDescent(h, gridLevels(g.layout))
 	lanes, all := cpu.StripRows(), kernels.NewBlock(changed.Data, g.rows, width)
 	err := parallel.Rows(ctx, g.threads, (g.rows+lanes-1)/lanes, lanes*g.cols, func() func(int) error {
