@@ -26,8 +26,8 @@ type ProbeOptions struct {
 }
 
 // Probe measures how far predictions move when one matrix of a model is another,
-// by running windows with it from its block to the end. Linears are tried in the
-// order of their blocks.
+// by running windows with it from its block to the end, or when all of them are.
+// Linears are tried in the order of their blocks.
 type Probe struct {
 	o       ProbeOptions
 	lean    bool // blocks are loaded as they are used
@@ -43,9 +43,12 @@ type Probe struct {
 	base    []float32         // [positions, vocab] the unchanged model's logits
 	sums    []kernels.Distribution
 
-	changedID model.ID // of the linear that is another, while changed is not nil
-	changed   kernels.Matrix
+	change Change // of the blocks' linears, nil while all are as they were
 }
+
+// Change returns what stands in the place of a matrix, nil if nothing does, and
+// the matrix itself.
+type Change func(id model.ID) (changed, original kernels.Matrix, err error)
 
 // NewProbe runs the windows through the unchanged model. ErrLogits says that its
 // predictions are not finite. The caller frees the probe.
@@ -123,25 +126,51 @@ func (p *Probe) Advance(ctx context.Context, block int) error {
 // predictions with changed in the place of original, a linear of the block that
 // the windows stand before.
 func (p *Probe) Linear(ctx context.Context, id model.ID, changed, original kernels.Matrix) (float64, error) {
-	p.changedID, p.changed = id, changed
-	defer func() { p.changed = nil }()
-	if !p.lean {
-		p.model.SetWeight(id, changed)
-		defer p.model.SetWeight(id, original)
-	}
+	p.change = only(id, changed, original)
+	defer func() { p.change = nil }()
 	return p.divergence(ctx, p.model)
 }
 
 // Ends is Linear for the embedding or the head. The windows stand before the
 // first block after it.
 func (p *Probe) Ends(ctx context.Context, id model.ID, changed kernels.Matrix) (float64, error) {
-	p.weights.Replace(id, changed)
-	defer p.weights.Replace(id, nil)
+	return p.Whole(ctx, only(id, changed, nil))
+}
+
+// only changes one matrix.
+func only(one model.ID, changed, original kernels.Matrix) Change {
+	return func(id model.ID) (kernels.Matrix, kernels.Matrix, error) {
+		if id != one {
+			return nil, nil, nil
+		}
+		return changed, original, nil
+	}
+}
+
+// Whole is Linear for all matrices at once, which change is asked for block after
+// block. The windows stand before the first block after it.
+func (p *Probe) Whole(ctx context.Context, change Change) (float64, error) {
+	for _, role := range []model.Role{model.Embed, model.Head} {
+		id := model.ID{Role: role, Block: -1}
+		if role == model.Head && p.weights.Config.Tied {
+			continue
+		}
+		changed, _, err := change(id)
+		if err != nil {
+			return 0, err
+		}
+		if changed != nil {
+			p.weights.Replace(id, changed)
+			defer p.weights.Replace(id, nil)
+		}
+	}
 	m, err := model.NewOutline(p.dev, p.weights)
 	if err != nil {
 		return 0, err
 	}
 	p.embed(m)
+	p.change = change
+	defer func() { p.change = nil }()
 	return p.divergence(ctx, m)
 }
 
@@ -152,8 +181,12 @@ func (p *Probe) step(ctx context.Context, block int, windows []*kernels.Tensor) 
 			return err
 		}
 		defer p.drop(block)
-		if p.changed != nil && p.changedID.Block == block {
-			p.model.SetWeight(p.changedID, p.changed)
+	}
+	if p.change != nil {
+		restore, err := p.exchange(block)
+		defer restore()
+		if err != nil {
+			return err
 		}
 	}
 	for _, x := range windows {
@@ -167,6 +200,31 @@ func (p *Probe) step(ctx context.Context, block int, windows []*kernels.Tensor) 
 		p.o.Block(p.tokens)
 	}
 	return nil
+}
+
+// exchange puts what is changed in the place of a block's linears. restore, never
+// nil, puts them back.
+func (p *Probe) exchange(block int) (restore func(), err error) {
+	originals := map[model.ID]kernels.Matrix{}
+	restore = func() {
+		for id, m := range originals {
+			p.model.SetWeight(id, m)
+		}
+	}
+	for _, id := range p.weights.Config.IDs() {
+		if id.Block != block || !id.Role.IsMatrix() || id.Bias {
+			continue
+		}
+		changed, original, err := p.change(id)
+		if err != nil {
+			return restore, err
+		}
+		if changed != nil {
+			p.model.SetWeight(id, changed)
+			originals[id] = original
+		}
+	}
+	return restore, nil
 }
 
 // drop lets go of a block's weights.

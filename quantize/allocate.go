@@ -22,6 +22,10 @@ type Budget struct {
 	// Fused is set when an engine joins q, k, v and gate, up, so that they must
 	// be stored alike.
 	Fused bool
+	// Rival, when not nil, is another way that fits, of schemes among these, and
+	// RivalName what it is called. It is taken where it costs the model less.
+	Rival     *Plan
+	RivalName string
 }
 
 // Allocation is the assignment of schemes that is expected to cost a model
@@ -36,6 +40,12 @@ type Allocation struct {
 	// assignment within the budget could have.
 	Loss  float64 `json:"predicted_kl"`
 	Bound float64 `json:"predicted_kl_bound"`
+	// Nearest is the mean divergence, on the same tokens, of the whole model with
+	// every matrix rounded to nearest as chosen, RivalNearest as the rival has it.
+	Nearest      float64 `json:"nearest_kl"`
+	Rival        string  `json:"rival,omitempty"` // Budget.RivalName
+	RivalNearest float64 `json:"rival_nearest_kl,omitempty"`
+	TookRival    bool    `json:"took_rival,omitempty"`
 	// ProbeTokens is how many tokens the sensitivities were measured on.
 	ProbeTokens int `json:"probe_tokens"`
 	// Operations and Memory are what measuring them took, as in [Measured].
@@ -54,6 +64,29 @@ func GGUFChoices() []Scheme {
 		list[i] = TypeScheme(t)
 	}
 	return list
+}
+
+// LargestMix returns the plan of the largest mix of block types, and its name,
+// that is within so many bytes and made of types among GGUFChoices; nil if none is.
+// What the policy says but for its mix holds.
+func LargestMix(c *model.Config, tensors []Tensor, p Policy, bytes int64) (*Plan, string) {
+	var best *Plan
+	var name string
+	var most int64
+	for _, m := range mixes {
+		if m.Default.IsFloat() || !slices.Contains(GGUFChoices(), TypeScheme(m.Default)) {
+			continue
+		}
+		p.Mix, p.Tensors = m, nil
+		plan, err := NewPlan(c, tensors, p)
+		if err != nil {
+			continue
+		}
+		if _, after := plan.Bytes(); after <= bytes && after > most {
+			best, name, most = plan, m.Name, after
+		}
+	}
+	return best, name
 }
 
 // Allocate measures the sensitivities of the matrices that plan rounds, but for
@@ -76,7 +109,16 @@ func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *P
 		shape := a.entries[id].Shape
 		return nearest(bits, shape, schemes)
 	}
-	found, err := Measure(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p)
+	wholes := 1
+	if b.Rival != nil {
+		wholes = 2
+	}
+	pr, err := newProbe(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p, wholes)
+	if err != nil {
+		return nil, err
+	}
+	defer pr.run.Free()
+	found, err := pr.measure(ctx, dev)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +126,10 @@ func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *P
 	if err != nil {
 		return nil, err
 	}
+	if err := a.confirm(ctx, pr, result, found.Sensitivities); err != nil {
+		return nil, err
+	}
+	found.Operations = pr.done + float64(pr.walkDone)
 	result.ProbeTokens, result.Operations, result.Memory = found.Tokens, found.Operations, found.Memory
 	return result, nil
 }
@@ -94,6 +140,55 @@ type allocator struct {
 	budget  Budget
 	entries map[model.ID]*Entry
 	kept    int64 // bytes of the tensors that have none
+}
+
+// confirm measures the whole model as it was chosen, since what each matrix costs
+// alone need not add up, and the rival, which takes its place if it loses less.
+func (a *allocator) confirm(ctx context.Context, pr *probe, result *Allocation, found []Sensitivity) error {
+	var err error
+	if result.Nearest, err = pr.whole(ctx, a.all(a.plan, result.Schemes)); err != nil {
+		return err
+	}
+	if a.budget.Rival == nil {
+		return nil
+	}
+	result.Rival = a.budget.RivalName
+	rival := a.all(a.budget.Rival, nil)
+	if result.RivalNearest, err = pr.whole(ctx, rival); err != nil {
+		return err
+	}
+	if result.RivalNearest >= result.Nearest {
+		return nil
+	}
+	result.TookRival, result.Loss, result.Bytes = true, 0, a.kept
+	for _, s := range found {
+		to, shape := rival[s.ID], a.entries[s.ID].Shape
+		at := slices.Index(s.Schemes, to)
+		if at < 0 {
+			return fmt.Errorf("%s of %s is none of what the search chooses from", to, a.budget.RivalName)
+		}
+		result.Schemes[s.ID] = to
+		result.Loss += s.Losses[at]
+		result.Bytes += to.Bytes(shape[0], shape[1])
+	}
+	return nil
+}
+
+// all are the schemes of the matrices that a plan rounds, those in chosen in the
+// place of its own.
+func (a *allocator) all(plan *Plan, chosen map[model.ID]Scheme) map[model.ID]Scheme {
+	list := map[model.ID]Scheme{}
+	for i := range plan.Entries {
+		e := &plan.Entries[i]
+		if !e.isMatrix() || !e.Rounds() {
+			continue
+		}
+		list[e.ID] = e.To
+		if s, ok := chosen[e.ID]; ok {
+			list[e.ID] = s
+		}
+	}
+	return list
 }
 
 // candidates are the schemes that fit a matrix, the smallest first.

@@ -258,6 +258,86 @@ func TestAllocate(t *testing.T) {
 	}
 }
 
+// TestRival: what the whole model loses is measured as chosen and as the rival has
+// it, against the definition, and the lesser loss decides.
+func TestRival(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{Layers: 2})
+	windows := someTokens(2, 24)
+	ctx := context.Background()
+	eight := eightBits(t, w)
+	two, _ := ParseMix("Q2_K")
+	worse, err := NewPlan(&w.Config, Describe(w), Policy{Mix: two})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocate := func(bits float64, rival *Plan) *Allocation {
+		b := Budget{Bytes: int64(bits * float64(eight.Elements()) / 8), Among: GGUFChoices(), Rival: rival, RivalName: "other"}
+		a, err := Allocate(ctx, kernels.NewCPU(2), w, eight, nothing, windows, b, Probe{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	alone, won, lost := allocate(4.5, nil), allocate(4.5, eight), allocate(4.5, worse)
+	if alone.Nearest <= alone.Loss/10 || alone.Rival != "" {
+		t.Errorf("without a rival, %+v", alone)
+	}
+	if lost.TookRival || lost.RivalNearest <= lost.Nearest || lost.Nearest != alone.Nearest || !reflect.DeepEqual(lost.Schemes, alone.Schemes) {
+		t.Errorf("a worse rival makes %+v of %+v", lost, alone)
+	}
+	_, bytes := eight.Bytes()
+	if !won.TookRival || won.RivalNearest >= won.Nearest || won.Bytes != bytes || won.Loss >= alone.Loss || won.Rival != "other" {
+		t.Errorf("of the better rival's %d bytes is made %+v", bytes, won)
+	}
+	var base [][][]float64
+	for _, ids := range windows {
+		base = append(base, logitsOf(t, w, ids))
+	}
+	for i := range eight.Entries {
+		e := &eight.Entries[i]
+		if !e.isMatrix() {
+			continue
+		}
+		if won.Schemes[e.ID] != e.To {
+			t.Errorf("%s is %s, the rival's is %s", e.Name, won.Schemes[e.ID], e.To)
+		}
+		m, err := w.Matrix(e.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err = (RTN{}).Quantize(ctx, Layer{Name: e.Name, Weight: m}, e.To); err != nil {
+			t.Fatal(err)
+		}
+		w.Replace(e.ID, m)
+	}
+	sum, n := 0.0, 0
+	for i, ids := range windows {
+		for p, row := range logitsOf(t, w, ids) {
+			sum += klOf(base[i][p], row)
+			n++
+		}
+	}
+	if want := sum / float64(n); math.Abs(won.RivalNearest-want) > 1e-3*want {
+		t.Errorf("the rival costs %g, by the definition %g", won.RivalNearest, want)
+	}
+}
+
+// TestLargestMix: the largest mix within a budget.
+func TestLargestMix(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{Hidden: 256})
+	for _, test := range []struct {
+		bits float64
+		want string
+	}{{100, "Q8_0"}, {6.6, "Q6_K"}, {1, ""}} {
+		elements := eightBits(t, w).Elements()
+		budget := int64(test.bits * float64(elements) / 8)
+		plan, name := LargestMix(&w.Config, Describe(w), Policy{}, budget)
+		if name != test.want || (plan == nil) != (test.want == "") {
+			t.Errorf("within %g bits the largest mix is %q, want %q", test.bits, name, test.want)
+		}
+	}
+}
+
 func TestAllocateRefuses(t *testing.T) {
 	w := tinyWeights(t, tinymodel.Spec{})
 	windows := someTokens(1, 8)
@@ -286,7 +366,7 @@ func TestLeanProbe(t *testing.T) {
 	ctx, one := context.Background(), func(model.ID, int, int) []Scheme { return []Scheme{TypeScheme(dtype.Q4_0)} }
 	var want []float64
 	for _, memory := range []int64{0, 1} {
-		p, err := newProbe(ctx, kernels.NewCPU(2), w, windows, one, Probe{MaxMemory: memory, Pick: func(model.ID, []Scheme) int { return 0 }})
+		p, err := newProbe(ctx, kernels.NewCPU(2), w, windows, one, Probe{MaxMemory: memory, Pick: func(model.ID, []Scheme) int { return 0 }}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,7 +1,9 @@
 package quantize
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,18 +17,22 @@ type probe struct {
 	Probe
 	run        *calibrate.Probe
 	candidates Candidates
-	windows    [][]int32
+	walk       [][]int32 // the windows that Hessians are gathered on
+	windows    [][]int32 // those that divergences are measured on
 	tokens     int
 	weights    *model.Weights
+	seen       map[model.ID]*Inputs // mean squares of what a matrix multiplies
+	wholes     int                  // how often the whole model will be rounded
 
 	// Floating-point operations: of the probe, of the walk that feeds it.
 	done, total         float64
 	walkDone, walkTotal int64
 }
 
-func newProbe(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*probe, error) {
-	pr := &probe{Probe: p, candidates: candidates, weights: w}
-	pr.windows = excerpt(windows, pr.affordable())
+func newProbe(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe, wholes int) (*probe, error) {
+	pr := &probe{Probe: p, candidates: candidates, weights: w, seen: map[model.ID]*Inputs{}, wholes: wholes}
+	pr.walk = excerpt(windows, walkTokens)
+	pr.windows = excerpt(pr.walk, pr.affordable())
 	for _, ids := range pr.windows {
 		pr.tokens += len(ids)
 	}
@@ -36,6 +42,9 @@ func newProbe(ctx context.Context, dev kernels.Device, w *model.Weights, windows
 		Block:     func(tokens int) { pr.advanced(pr.blockOperations(tokens)) },
 		Head:      func(positions int) { pr.advanced(pr.headOperations(positions)) },
 	})
+	if errors.Is(err, calibrate.ErrLogits) {
+		return nil, cmp.Or(whereNotFinite(ctx, dev, w, pr.walk), err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +64,9 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 	s := &Sensitivity{ID: id, Schemes: p.candidates(id, rows, cols)}
 	if len(s.Schemes) == 0 {
 		return nil, nil
+	}
+	if in != nil && p.wholes > 0 {
+		p.seen[id] = &Inputs{Tokens: in.Tokens, MeanSquare: slices.Clone(in.MeanSquare)}
 	}
 	if p.Known != nil {
 		if known, ok := p.Known(id); ok && slices.Equal(known.Schemes, s.Schemes) {
@@ -113,6 +125,25 @@ func (p *probe) linear(ctx context.Context, id model.ID, in *Inputs) (*Sensitivi
 // ends measures the embedding or the head.
 func (p *probe) ends(ctx context.Context, id model.ID, in *Inputs) (*Sensitivity, error) {
 	return p.try(ctx, id, in, func(_, q kernels.Matrix) (float64, error) { return p.run.Ends(ctx, id, q) })
+}
+
+// whole returns what all matrices together cost, rounded to nearest as schemes
+// says, with errors weighed as in try. It comes last.
+func (p *probe) whole(ctx context.Context, schemes map[model.ID]Scheme) (float64, error) {
+	nearest := RTN{Threads: p.Threads}
+	return p.run.Whole(ctx, func(id model.ID) (changed, original kernels.Matrix, err error) {
+		s, ok := schemes[id]
+		if !ok {
+			return nil, nil, nil
+		}
+		if original, err = p.weights.Matrix(id); err != nil {
+			return nil, nil, err
+		}
+		rows, cols := original.Shape()
+		p.advanced(nearestOperations * float64(rows*cols))
+		changed, err = nearest.Quantize(ctx, Layer{Name: id.String(), ID: id, Weight: original, Inputs: p.seen[id]}, s)
+		return changed, original, err
+	})
 }
 
 // memory estimates the most bytes that the probe takes, the program itself
@@ -202,13 +233,14 @@ func (p *probe) affordable() int {
 // operations are all that the probe will do.
 func (p *probe) operations() float64 {
 	c := &p.weights.Config
-	sum := p.runOperations(0, p.tokens, p.run.Positions()) + float64(c.Blocks-1)*p.blockOperations(p.tokens)
+	whole := p.runOperations(0, p.tokens, p.run.Positions())
+	sum := float64(1+p.wholes)*whole + float64(c.Blocks-1)*p.blockOperations(p.tokens)
 	for _, id := range c.IDs() {
 		if !id.Role.IsMatrix() || id.Bias {
 			continue
 		}
 		shape := c.Shape(id)
-		sum += p.tryOperations(id, shape[0], shape[1])
+		sum += p.tryOperations(id, shape[0], shape[1]) + float64(p.wholes*shape[0]*shape[1])*nearestOperations
 	}
 	return sum
 }

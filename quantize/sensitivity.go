@@ -1,9 +1,7 @@
 package quantize
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"slices"
 
 	"llmc/calibrate"
@@ -66,24 +64,25 @@ type Measured struct {
 	Memory        int64         // bytes that it took at the most, estimated
 }
 
-// Measure returns the sensitivities of a model's matrices. Of each matrix, one scheme is tried in the model
-// and gives a divergence; the divergences of the others are in proportion to the
-// square of their output errors on some of the rows, ‖(W-Q)X‖², which the
+// Measure returns the sensitivities of a model's matrices. Of each matrix, one
+// scheme is tried in the model and gives a divergence; the divergences of the
+// others are in proportion to the square of their output errors on some of the rows, ‖(W-Q)X‖², which the
 // second-order expansion of the divergence suggests and the linearity theorem of
 // HIGGS (arXiv 2411.17525) shows for small errors. Output errors are those of
 // rounding to nearest, weighed by importance: what a method gains differs from
 // matrix to matrix, and little from scheme to scheme.
 func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*Measured, error) {
-	windows = excerpt(windows, walkTokens)
-	pr, err := newProbe(ctx, dev, w, windows, candidates, p)
-	if errors.Is(err, calibrate.ErrLogits) {
-		return nil, cmp.Or(whereNotFinite(ctx, dev, w, windows), err)
-	}
+	pr, err := newProbe(ctx, dev, w, windows, candidates, p, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer pr.run.Free()
-	found := &Measured{Tokens: pr.tokens, Memory: pr.memory()}
+	return pr.measure(ctx, dev)
+}
+
+// measure is Measure.
+func (p *probe) measure(ctx context.Context, dev kernels.Device) (*Measured, error) {
+	found := &Measured{Tokens: p.tokens, Memory: p.memory()}
 	add := func(s *Sensitivity, err error) error {
 		if s != nil {
 			found.Sensitivities = append(found.Sensitivities, *s)
@@ -93,29 +92,29 @@ func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows 
 	embed, head := model.ID{Role: model.Embed, Block: -1}, model.ID{Role: model.Head, Block: -1}
 	visit := func(ctx context.Context, block int, roles []model.Role, in *Inputs) error {
 		if block >= 0 {
-			if err := pr.run.Advance(ctx, block); err != nil {
+			if err := p.run.Advance(ctx, block); err != nil {
 				return err
 			}
 			for _, role := range roles {
-				if err := add(pr.linear(ctx, model.ID{Role: role, Block: block, Expert: in.Expert}, in)); err != nil {
+				if err := add(p.linear(ctx, model.ID{Role: role, Block: block, Expert: in.Expert}, in)); err != nil {
 					return err
 				}
 			}
 			return nil
 		}
-		if w.Config.Tied {
-			return add(pr.ends(ctx, embed, in))
+		if p.weights.Config.Tied {
+			return add(p.ends(ctx, embed, in))
 		}
-		if err := add(pr.ends(ctx, embed, nil)); err != nil {
+		if err := add(p.ends(ctx, embed, nil)); err != nil {
 			return err
 		}
-		return add(pr.ends(ctx, head, in))
+		return add(p.ends(ctx, head, in))
 	}
-	o := calibrate.Options{Hessian: true, Final: true, Unchanged: true, Progress: pr.walked, MaxMemory: p.MaxMemory}
-	if err := calibrate.Walk(ctx, dev, w, windows, o, visit); err != nil {
+	o := calibrate.Options{Hessian: true, Final: true, Unchanged: true, Progress: p.walked, MaxMemory: p.MaxMemory}
+	if err := calibrate.Walk(ctx, dev, p.weights, p.walk, o, visit); err != nil {
 		return nil, err
 	}
-	found.Operations = pr.done + float64(pr.walkDone)
+	found.Operations = p.done + float64(p.walkDone)
 	return found, nil
 }
 

@@ -182,6 +182,10 @@ func (o *quantizeOptions) search(ctx context.Context, global *globalOptions, bas
 		}
 		budget.Bytes = o.budget.bytes - header
 	}
+	if job.target == quantize.GGUF {
+		w := base.weights
+		budget.Rival, budget.RivalName = quantize.LargestMix(&w.Config, quantize.Describe(w), job.policy, budget.Bytes)
+	}
 	fixed := func(e *quantize.Entry) bool {
 		_, asked := job.policy.Roles[e.ID.Role]
 		return asked || e.Fallback && job.target == quantize.GGUF
@@ -243,5 +247,14 @@ func (r *quantizeReport) printAllocation(ui *ui) {
 	a := r.Allocation
 	ui.print("expected mean divergence %.5f nats a token at %s of %s; nothing within that can be below %.5f",
 		a.Loss, bytesString(a.Bytes), bytesString(a.Budget), a.Bound)
-	ui.print("(by sensitivities measured on %s; the rounding itself may do better)", fmt.Sprintf("%d tokens", a.ProbeTokens))
+	ui.print("(by sensitivities measured on %d tokens; the rounding itself may do better)", a.ProbeTokens)
+	whole := fmt.Sprintf("all together, rounded to nearest, have %.5f on these", a.Nearest)
+	switch {
+	case a.TookRival:
+		ui.print("%s, %s has %.5f and is taken", whole, a.Rival, a.RivalNearest)
+	case a.Rival != "":
+		ui.print("%s, %s would have %.5f", whole, a.Rival, a.RivalNearest)
+	default:
+		ui.print("%s", whole)
+	}
 }
