@@ -46,9 +46,13 @@ type GPTQSolver struct {
 	Damp float64
 	// FirstToken is [calibrate.Options.FirstToken] of the Hessian it needs.
 	FirstToken float64
-	// ActOrder fixes the columns with the largest inputs first. Groups are then
-	// of columns that follow each other in that order, unless StaticGroups keeps
-	// those of the file, with ranges chosen before any column is fixed.
+	// ActOrder fixes the columns with the largest inputs first, by their mean
+	// magnitude. The diagonal of the Hessian, which the authors' code goes by, is a
+	// mean square, and of some channels that of one token in hundreds: SmolLM2-135M
+	// at 3 bits in groups of 64 has a mean KL divergence of 1.60 by it, of 1.08 in the
+	// order of the file and of 0.91 by magnitudes. Groups are then of columns that
+	// follow each other in that order, unless StaticGroups keeps those of the file,
+	// with ranges chosen before any column is fixed.
 	ActOrder     bool
 	StaticGroups bool
 
@@ -96,7 +100,10 @@ func (m GPTQSolver) Quantize(ctx context.Context, l Layer, s Scheme) (kernels.Ma
 	}
 	var order []int
 	if m.ActOrder {
-		order = solve.ByInput(l.Inputs.Hessian, cols, 1)
+		if len(l.Inputs.MeanAbs) != cols {
+			return nil, fault.Invalid("%s has %d columns, its calibration saw %d", l.Name, cols, len(l.Inputs.MeanAbs))
+		}
+		order = solve.Descending(l.Inputs.MeanAbs)
 	}
 	factor, err := l.Inputs.Factor(order, m.Damp, m.Threads)
 	if err != nil {

@@ -77,20 +77,20 @@ type slowState struct {
 // the weights as they were when the block of 128 positions was reached. tied
 // are the rows where a weight was within 1e-4 of a step of the middle between
 // two codes, so that float32 may choose the other one.
-func slowGPTQ(t *testing.T, w f32Matrix, hessian []float32, s Scheme, m GPTQSolver, masks ...slowMask) (codes [][]uint8, tied []bool) {
+func slowGPTQ(t *testing.T, w f32Matrix, in *Inputs, s Scheme, m GPTQSolver, masks ...slowMask) (codes [][]uint8, tied []bool) {
 	t.Helper()
 	n := w.cols
 	damped := mat.NewDense(n, n, nil)
 	order, mean := make([]int, n), 0.0
 	for i := range n {
 		order[i] = i
-		mean += float64(hessian[i*n+i]) / float64(n)
+		mean += float64(in.Hessian[i*n+i]) / float64(n)
 		for j := range n {
-			damped.Set(i, j, float64(hessian[i*n+j]))
+			damped.Set(i, j, float64(in.Hessian[i*n+j]))
 		}
 	}
 	if m.ActOrder {
-		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(damped.At(b, b), damped.At(a, a)) })
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(in.MeanAbs[b], in.MeanAbs[a]) })
 	}
 	for i := range n {
 		damped.Set(i, i, damped.At(i, i)+cmp.Or(m.Damp, DefaultDamp)*mean)
@@ -241,7 +241,7 @@ func TestGPTQEqualsColumnByColumn(t *testing.T) {
 							m.Clip = Clip(i % 2)
 						}
 						got, _ := solved(t, m, w, in, s)
-						want, tied := slowGPTQ(t, w, in.Hessian, s, m)
+						want, tied := slowGPTQ(t, w, in, s, m)
 						compareCodes(t, name, got, want, tied)
 					}
 				}
@@ -317,7 +317,7 @@ func TestGPTQGroupsOfColumns(t *testing.T) {
 	for c := range 48 {
 		larger := 0
 		for other := range 48 {
-			if in.Hessian[other*49] > in.Hessian[c*49] {
+			if in.MeanAbs[other] > in.MeanAbs[c] {
 				larger++
 			}
 		}

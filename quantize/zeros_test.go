@@ -113,7 +113,7 @@ func TestKeptZerosEqualColumnByColumn(t *testing.T) {
 			for _, symmetric := range []bool{true, false} {
 				s := Scheme{Bits: 3, GroupSize: group, Symmetric: symmetric, ScaleType: dtype.F16}
 				got, _ := solved(t, m, w, in, s)
-				want, tied := slowGPTQ(t, w, in.Hessian, s, m, keepZeros(w))
+				want, tied := slowGPTQ(t, w, in, s, m, keepZeros(w))
 				compareCodes(t, fmt.Sprintf("%s act-order=%v static=%v", s, m.ActOrder, m.StaticGroups), got, want, tied)
 			}
 		}
@@ -205,7 +205,7 @@ func TestJointEqualsColumnByColumn(t *testing.T) {
 			} {
 				m := GPTQSolver{Threads: 2, Pruner: prune.Joint{Pattern: func(model.ID) prune.Pattern { return pattern }}}
 				got, _ := solved(t, m, w, in, s)
-				want, tied := slowGPTQ(t, w, in.Hessian, s, m, slowSparseGPT(w, pattern))
+				want, tied := slowGPTQ(t, w, in, s, m, slowSparseGPT(w, pattern))
 				compareCodes(t, fmt.Sprintf("%s %s %dx%d", pattern, s, shape.rows, shape.cols), got, want, tied)
 				if least := int(pattern.Sparsity * 0.99 * float64(len(w.data))); countZeros(got) < least {
 					t.Errorf("%s %s: %d zeros of %d", pattern, s, countZeros(got), len(w.data))

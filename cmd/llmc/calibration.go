@@ -47,8 +47,8 @@ func (o *calibrationOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.saveImatrix, "save-imatrix", "", "rtn, GGUF: write the importance matrix of --calibration; .dat for the older form")
 	flags.Float64Var(&o.damp, "damp", quantize.DefaultDamp, "gptq: share of the Hessian's mean diagonal added to it")
 	flags.Float64Var(&o.firstToken, "first-token", quantize.DefaultFirstToken, "gptq, awq: how much more the first token of a window counts in q, k and v, which most others attend to: as this share of the window's tokens; 0 for like others")
-	flags.BoolVar(&o.actOrder, "act-order", false, "gptq: round the columns with the largest inputs first")
-	flags.BoolVar(&o.staticGroups, "static-groups", false, "gptq: with --act-order, keep groups of neighbouring columns")
+	flags.BoolVar(&o.actOrder, "act-order", true, "gptq: round the columns with the largest inputs first; =false for the order of the file")
+	flags.BoolVar(&o.staticGroups, "static-groups", true, "gptq: with --act-order, groups are of neighbouring columns all the same; =false for groups in its order, which only --to gptq holds")
 }
 
 // registerCompute adds the flag --compute of commands that round weights with
@@ -90,14 +90,16 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 		return fault.Usage("--first-token is %g, allowed is 0 to 100", o.firstToken)
 	case o.sequential && given("true-sequential") && strings.HasPrefix(job.method.Name(), "awq"):
 		return fault.Usage("--true-sequential does not go with --method %s, which changes linears of a block before the one it looks at", job.method.Name())
-	case job.target == quantize.GGUF && o.actOrder:
+	case job.target == quantize.GGUF && given("act-order") && o.actOrder:
 		return fault.Hint(fault.Usage("--act-order does not go with GGUF, whose blocks are of neighbouring columns"), "leave it out")
-	case o.staticGroups && !o.actOrder:
+	case given("static-groups") && o.staticGroups && !o.actOrder:
 		return fault.Usage("--static-groups says something only with --act-order")
 	case o.actOrder && !o.staticGroups && scheme.GroupSize > 0 && job.target != quantize.GPTQ:
-		return fault.Hint(fault.Usage("%s has no place for the groups that --act-order makes", job.target),
-			"add --static-groups, or use --to gptq")
+		return fault.Hint(fault.Usage("%s has no place for groups in the order of --act-order", job.target),
+			"leave --static-groups=false out, or use --to gptq")
 	}
+	o.actOrder = o.actOrder && job.target != quantize.GGUF && strings.Contains(job.method.Name(), "gptq")
+	o.staticGroups = o.staticGroups && o.actOrder
 	job.policy.ActOrder = o.actOrder && !o.staticGroups
 	return nil
 }

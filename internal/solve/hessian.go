@@ -28,21 +28,27 @@ type Factor struct {
 }
 
 // ByInput returns the columns of a Hessian [n, n], those with the largest
-// inputs first, equal ones as they stand: GPTQ's act-order. Groups of so many
+// inputs by their mean square first, equal ones as they stand. Groups of so many
 // neighbours, which divide n, stay together and go by the sum of theirs.
 func ByInput(hessian []float32, n, group int) []int {
 	sizes := make([]float64, n/group)
 	for c := range n {
 		sizes[c/group] += float64(hessian[c*n+c])
 	}
-	groups := natural(len(sizes))
-	slices.SortStableFunc(groups, func(a, b int) int { return cmp.Compare(sizes[b], sizes[a]) })
 	order := make([]int, 0, n)
-	for _, g := range groups {
+	for _, g := range Descending(sizes) {
 		for i := range group {
 			order = append(order, g*group+i)
 		}
 	}
+	return order
+}
+
+// Descending returns the indices of values, those of the largest first, of equal
+// ones as they stand.
+func Descending[T cmp.Ordered](values []T) []int {
+	order := natural(len(values))
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(values[b], values[a]) })
 	return order
 }
 

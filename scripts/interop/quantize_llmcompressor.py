@@ -4,14 +4,14 @@ usage: quantize_llmcompressor.py [--keep FOLDER] [--errors | --divergences | --p
 
 Needs llmcompressor. Both programs quantize all linears of the blocks, asymmetric,
 in groups, on the first 16 windows of 512 tokens of the calibration text; methods
-are rtn, gptq (1% damping, columns with large inputs first, groups of the file)
+are rtn, gptq (1% damping, columns with large inputs first, groups of neighbours)
 and awq, at 4 and 3 bits, in groups of 128 where that divides all rows, 64 where
 it does not, and 32. Without jobs, all of them. llm-compressor computes in
 float32, and keeps its scales so.
 
-Compared are GPTQ's output errors, linear by linear, on the inputs that llmc's
-quantized model gives, with those of llm-compressor's solver on the same inputs
-(within 1%; --errors does no more than that); and mean KL divergence from the
+Compared are GPTQ's output errors, linear by linear, columns in the file's order,
+on the inputs that llmc's quantized model gives, with those of llm-compressor's
+solver on the same inputs (within 1%; --errors does no more than that); and mean KL divergence from the
 model and perplexity of both, by one `llmc eval` on the first 100,000 bytes of the
 test text in windows of 512 tokens (llmc's divergence within 2% or lower;
 --divergences does no more than that). What llm-compressor makes stays in FOLDER
@@ -106,7 +106,7 @@ def compare_errors(job):
         for path, module in layer.named_modules():
             if path.split(".")[-1] in LINEARS:
                 module.register_forward_pre_hook(gather((b, path)))
-    args = weights_of(job["bits"], job["group"]).model_copy(update={"actorder": "static"})
+    args = weights_of(job["bits"], job["group"])
     with torch.no_grad():
         for window in job["windows"]:
             quantized.model(torch.tensor([window]), use_cache=False)
@@ -167,13 +167,12 @@ class Comparison:
         """What llmc makes of a job, and its CPU time."""
         job, out = self.job(name), self.folder / "llmc"
         command = ["quantize", self.model, "--bits", job["bits"], "--group-size", job["group"], "--asymmetric",
-                   "--method", job["method"], "--to", "compressed-tensors", "-o", out, "--force",
-                   *(["--act-order", "--static-groups"] if job["method"] == "gptq" else []), *more]
+                   "--method", job["method"], "--to", "compressed-tensors", "-o", out, "--force", *more]
         return out, cpu_seconds(*command, *(self.sample if job["method"] != "rtn" else []))
 
     def errors(self, name):
         """GPTQ's output errors on the same inputs."""
-        out, _ = self.quantize(name, "--first-token", 0, "--damp", DAMP)
+        out, _ = self.quantize(name, "--first-token", 0, "--act-order=false", "--damp", DAMP)
         plain = self.folder / "plain"
         llmc("convert", out, "--to", "safetensors", "--type", "F32", "-o", plain, "--force")
         errors = run("--errors-of", {**self.job(name), "llmc": str(plain)}, self.folder)["errors"]
