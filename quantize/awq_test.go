@@ -31,9 +31,9 @@ func slowRound(s Scheme, row []float64, limit float64) []float64 {
 		for _, v := range row[at:min(at+size, len(row))] {
 			group = append(group, float32(min(max(v, -limit), limit)))
 		}
-		scale, zero := slowGrid(s, group)
+		scale, exact, zero := slowGrid(s, group)
 		for i, v := range row[at:][:len(group)] {
-			code := math.RoundToEven(v/scale) + float64(zero)
+			code := math.RoundToEven(v/exact + float64(zero))
 			code = min(max(code, 0), math.Exp2(float64(s.Bits))-1)
 			out[at+i] = scale * (code - float64(zero))
 		}

@@ -117,8 +117,8 @@ func slowGPTQ(t *testing.T, w f32Matrix, in *Inputs, s Scheme, m GPTQSolver, mas
 		natural[i] = i
 	}
 	type grid struct {
-		scale float64
-		zero  int
+		scale, exact float64
+		zero         int
 	}
 	fit := func(x []float32) grid {
 		if m.Clip == ClipMSE {
@@ -126,10 +126,10 @@ func slowGPTQ(t *testing.T, w f32Matrix, in *Inputs, s Scheme, m GPTQSolver, mas
 			if err != nil {
 				t.Fatal(err)
 			}
-			return grid{float64(g.Scale), int(g.Zero)}
+			return grid{float64(g.Scale), float64(g.by), int(g.Zero)}
 		}
-		scale, zero := slowGrid(s, x)
-		return grid{scale, zero}
+		scale, exact, zero := slowGrid(s, x)
+		return grid{scale, exact, zero}
 	}
 	// grids[r][group], filled before any column is fixed where ranges are
 	// static; the members of a group are columns, or positions with act-order.
@@ -175,7 +175,7 @@ func slowGPTQ(t *testing.T, w f32Matrix, in *Inputs, s Scheme, m GPTQSolver, mas
 				grids[r][group] = fit(pick(r, order[p:min(p+size, n)]))
 			}
 			g := grids[r][group]
-			steps := values[r*n+c] / g.scale
+			steps := values[r*n+c] / g.exact
 			if state.zero[r*n+c] {
 				steps = 0
 			}

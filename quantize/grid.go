@@ -56,23 +56,28 @@ type Grid struct {
 	Zero  uint8
 	Max   uint8 // 2^bits - 1
 	Float bool
+
+	by float32 // the scale that codes go by
 }
 
 // maxFloat8 is the largest number of E4M3.
 const maxFloat8 = 448
 
-// Code returns the code nearest to x; halves go to the even multiple of the
-// scale.
+// Code returns the code nearest to x, of two as near the even one. With a zero
+// point and few bits it goes by the scale as it was before it was rounded to what
+// a file holds. Weights that come from a file of few bits lie in the middle between
+// two numbers in whole groups, and a rounded scale would send all of a group to the
+// same side: SmolLM2-135M, which was a Q4_1 file, loses 3% more by it at 4 bits in
+// groups of 32, and Gemma 3 270M, a Q4_K_M file, 9% at 3 bits, though the weights'
+// errors are the same to three digits.
 func (g Grid) Code(x float32) uint8 {
 	if g.Float {
 		return dtype.F32ToF8E4M3(min(max(x/g.Scale, -maxFloat8), maxFloat8))
 	}
 	// Adding and taking away 1.5*2^23 leaves a float32 rounded to an integer.
 	const magic = 3 << 22
-	v := x / g.Scale
-	zero := float32(g.Zero)
-	v = min(max(v, -zero), float32(g.Max)-zero)
-	return uint8(int32(v+magic-magic) + int32(g.Zero))
+	v := min(max(x/g.by+float32(g.Zero), 0), float32(g.Max))
+	return uint8(int32(v + magic - magic))
 }
 
 // Value returns the number that a code stands for.
@@ -88,8 +93,7 @@ var (
 	errScale     = errors.New("has weights too large for scales of the chosen type")
 )
 
-// FitGrid chooses the grid of one group x. The scale is rounded to s.ScaleType
-// first, so that codes are computed for the numbers that a file will hold.
+// FitGrid chooses the grid of one group x.
 //
 // Symmetric grids take scale = absmax / (2^(bits-1) - 1/2), asymmetric ones
 // (max - min) / (2^bits - 1) with 0 inside the range: the conventions of GPTQ
@@ -161,11 +165,19 @@ func (s Scheme) rangeGrid(lo, hi float32) Grid {
 	if s.Symmetric {
 		g.Zero = uint8(1 << (s.Bits - 1))
 		g.Scale = s.roundScale(float64(max(-lo, hi)) / (float64(g.Max) / 2))
+		g.by = g.Scale
 		return g
 	}
-	g.Scale = s.roundScale((float64(hi) - float64(lo)) / float64(g.Max))
-	zero := math.RoundToEven(float64(-lo / g.Scale))
-	g.Zero = uint8(min(max(zero, 0), float64(g.Max)))
+	// Where rounding the scale moves the ends of the range by more than a sixteenth
+	// of a step, as at 8 bits, or it is too small for its type, codes go by what is
+	// held.
+	top, span := float64(g.Max), float64(hi)-float64(lo)
+	g.Scale, g.by = s.roundScale(span/top), float32(span/top)
+	zero := -float64(lo) * top / span
+	if math.Abs(float64(g.by-g.Scale))*top > float64(g.Scale)/16 {
+		g.by, zero = g.Scale, float64(-lo/g.Scale)
+	}
+	g.Zero = uint8(min(max(math.RoundToEven(zero), 0), top))
 	return g
 }
 

@@ -32,8 +32,9 @@ func randomMatrix(seed uint64, rows, cols int) f32Matrix {
 	return m
 }
 
-// slowGrid is FitGrid's definition without clipping, in float64.
-func slowGrid(s Scheme, x []float32) (scale float64, zero int) {
+// slowGrid is FitGrid's definition without clipping, in float64: the scale that is
+// held, the one that codes go by, and the zero point.
+func slowGrid(s Scheme, x []float32) (scale, exact float64, zero int) {
 	lo, hi := 0.0, 0.0
 	for _, v := range x {
 		lo, hi = math.Min(lo, float64(v)), math.Max(hi, float64(v))
@@ -44,6 +45,7 @@ func slowGrid(s Scheme, x []float32) (scale float64, zero int) {
 	} else {
 		scale = (hi - lo) / levels
 	}
+	before := scale
 	switch s.ScaleType {
 	case dtype.F16:
 		scale = float64(dtype.F16ToF32(dtype.F32ToF16(float32(scale))))
@@ -52,10 +54,16 @@ func slowGrid(s Scheme, x []float32) (scale float64, zero int) {
 	case dtype.F32:
 		scale = float64(float32(scale))
 	}
-	if !s.Symmetric {
-		zero = int(math.RoundToEven(-lo / scale))
+	if s.Symmetric {
+		return scale, scale, zero
 	}
-	return scale, zero
+	exact = before
+	at := -lo * levels / (hi - lo)
+	if math.Abs(before-scale)*levels > scale/16 {
+		exact, at = scale, -lo/scale
+	}
+	zero = int(math.RoundToEven(at))
+	return scale, exact, zero
 }
 
 // TestRTNDefinition compares every weight with the best code by exhaustion:
@@ -94,17 +102,20 @@ func checkRTN(t *testing.T, w f32Matrix, s Scheme) {
 			if s.GroupSize == PerTensor {
 				x = w.data
 			}
-			scale, zero := slowGrid(s, x)
+			scale, exact, zero := slowGrid(s, x)
 			if seen := q.Scales[r*s.groups(w.cols)+g]; math.Abs(float64(seen)-scale) > 1e-7*scale {
 				t.Fatalf("row %d group %d: scale %v, want %v", r, g, seen, scale)
 			}
 			for c := lo; c < hi; c++ {
-				v := float64(w.data[r*w.cols+c])
+				v, step := float64(w.data[r*w.cols+c]), math.Round(float64(got[c])/scale)
+				if off := math.Abs(float64(got[c]) - scale*step); off > 1e-6*math.Abs(v) {
+					t.Fatalf("row %d column %d: %v is not a multiple of %v", r, c, got[c], scale)
+				}
 				best := math.Inf(1)
 				for code := range 1 << s.Bits {
-					best = math.Min(best, math.Abs(v-scale*float64(code-zero)))
+					best = math.Min(best, math.Abs(v-exact*float64(code-zero)))
 				}
-				if e := math.Abs(v - float64(got[c])); e > best+1e-6*(scale+math.Abs(v)) {
+				if e := math.Abs(v - exact*step); e > best+1e-6*(scale+math.Abs(v)) {
 					t.Fatalf("row %d column %d: %v became %v, off by %v where %v is possible", r, c, v, got[c], e, best)
 				}
 			}
@@ -218,7 +229,7 @@ func TestSymmetricScale(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Grid{Scale: 1, Zero: 8, Max: 15}); g != want {
+	if want := (Grid{Scale: 1, Zero: 8, Max: 15, by: 1}); g != want {
 		t.Errorf("got %+v, want %+v", g, want)
 	}
 	if low, high := g.Value(g.Code(-7.5)), g.Value(g.Code(7.5)); low != -8 || high != 7 {
