@@ -22,10 +22,16 @@ type Budget struct {
 	// Fused is set when an engine joins q, k, v and gate, up, so that they must
 	// be stored alike.
 	Fused bool
-	// Rival, when not nil, is another way that fits, of schemes among these, and
-	// RivalName what it is called. It is taken where it costs the model less.
-	Rival     *Plan
-	RivalName string
+	// Rivals are other ways that fit, of schemes among these. One is taken where it
+	// costs the model less.
+	Rivals []Rival
+}
+
+// Rival is what could be done to a model instead, made by hand.
+type Rival struct {
+	Name    string  `json:"name"`
+	Plan    *Plan   `json:"-"`
+	Nearest float64 `json:"nearest_kl"` // as Allocation.Nearest, of this plan
 }
 
 // Allocation is the assignment of schemes that is expected to cost a model
@@ -41,11 +47,11 @@ type Allocation struct {
 	Loss  float64 `json:"predicted_kl"`
 	Bound float64 `json:"predicted_kl_bound"`
 	// Nearest is the mean divergence, on the same tokens, of the whole model with
-	// every matrix rounded to nearest as chosen, RivalNearest as the rival has it.
-	Nearest      float64 `json:"nearest_kl"`
-	Rival        string  `json:"rival,omitempty"` // Budget.RivalName
-	RivalNearest float64 `json:"rival_nearest_kl,omitempty"`
-	TookRival    bool    `json:"took_rival,omitempty"`
+	// every matrix rounded to nearest as the sensitivities say. Took names the rival
+	// that has less and is taken instead.
+	Nearest float64 `json:"nearest_kl"`
+	Rivals  []Rival `json:"rivals,omitempty"`
+	Took    string  `json:"took,omitempty"`
 	// ProbeTokens is how many tokens the sensitivities were measured on.
 	ProbeTokens int `json:"probe_tokens"`
 	// Operations and Memory are what measuring them took, as in [Measured].
@@ -66,15 +72,17 @@ func GGUFChoices() []Scheme {
 	return list
 }
 
-// LargestMix returns the plan of the largest mix of block types, and its name,
-// that is within so many bytes and made of types among GGUFChoices; nil if none is.
-// What the policy says but for its mix holds.
-func LargestMix(c *model.Config, tensors []Tensor, p Policy, bytes int64) (*Plan, string) {
-	var best *Plan
-	var name string
-	var most int64
+// rivals is how many mixes LargestMixes returns: of some as large, one may suit a
+// model better.
+const rivals = 3
+
+// LargestMixes returns the largest mixes of block types within so many bytes, the
+// largest first. What the policy says but for its mix holds.
+func LargestMixes(c *model.Config, tensors []Tensor, p Policy, bytes int64) []Rival {
+	var list []Rival
+	sizes := map[string]int64{}
 	for _, m := range mixes {
-		if m.Default.IsFloat() || !slices.Contains(GGUFChoices(), TypeScheme(m.Default)) {
+		if !slices.Contains(GGUFChoices(), TypeScheme(m.Default)) {
 			continue
 		}
 		p.Mix, p.Tensors = m, nil
@@ -82,11 +90,12 @@ func LargestMix(c *model.Config, tensors []Tensor, p Policy, bytes int64) (*Plan
 		if err != nil {
 			continue
 		}
-		if _, after := plan.Bytes(); after <= bytes && after > most {
-			best, name, most = plan, m.Name, after
+		if _, after := plan.Bytes(); after <= bytes {
+			list, sizes[m.Name] = append(list, Rival{Name: m.Name, Plan: plan}), after
 		}
 	}
-	return best, name
+	slices.SortStableFunc(list, func(a, b Rival) int { return cmp.Compare(sizes[b.Name], sizes[a.Name]) })
+	return list[:min(rivals, len(list))]
 }
 
 // Allocate measures the sensitivities of the matrices that plan rounds, but for
@@ -109,11 +118,8 @@ func Allocate(ctx context.Context, dev kernels.Device, w *model.Weights, plan *P
 		shape := a.entries[id].Shape
 		return nearest(bits, shape, schemes)
 	}
-	wholes := 1
-	if b.Rival != nil {
-		wholes = 2
-	}
-	pr, err := newProbe(ctx, dev, w, windows, func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }, p, wholes)
+	candidates := func(id model.ID, _, _ int) []Scheme { return a.candidates(id) }
+	pr, err := newProbe(ctx, dev, w, windows, candidates, p, 1+len(b.Rivals))
 	if err != nil {
 		return nil, err
 	}
@@ -143,29 +149,38 @@ type allocator struct {
 }
 
 // confirm measures the whole model as it was chosen, since what each matrix costs
-// alone need not add up, and the rival, which takes its place if it loses less.
+// alone need not add up, and its rivals, of which the best takes its place if it
+// loses less.
 func (a *allocator) confirm(ctx context.Context, pr *probe, result *Allocation, found []Sensitivity) error {
 	var err error
 	if result.Nearest, err = pr.whole(ctx, a.all(a.plan, result.Schemes)); err != nil {
 		return err
 	}
-	if a.budget.Rival == nil {
-		return nil
+	least := result.Nearest
+	for _, r := range a.budget.Rivals {
+		schemes := a.all(r.Plan, nil)
+		if r.Nearest, err = pr.whole(ctx, schemes); err != nil {
+			return err
+		}
+		result.Rivals = append(result.Rivals, Rival{Name: r.Name, Nearest: r.Nearest})
+		if r.Nearest < least {
+			least = r.Nearest
+			if err := a.take(result, r.Name, schemes, found); err != nil {
+				return err
+			}
+		}
 	}
-	result.Rival = a.budget.RivalName
-	rival := a.all(a.budget.Rival, nil)
-	if result.RivalNearest, err = pr.whole(ctx, rival); err != nil {
-		return err
-	}
-	if result.RivalNearest >= result.Nearest {
-		return nil
-	}
-	result.TookRival, result.Loss, result.Bytes = true, 0, a.kept
+	return nil
+}
+
+// take makes a rival's schemes the result.
+func (a *allocator) take(result *Allocation, name string, schemes map[model.ID]Scheme, found []Sensitivity) error {
+	result.Took, result.Loss, result.Bytes = name, 0, a.kept
 	for _, s := range found {
-		to, shape := rival[s.ID], a.entries[s.ID].Shape
+		to, shape := schemes[s.ID], a.entries[s.ID].Shape
 		at := slices.Index(s.Schemes, to)
 		if at < 0 {
-			return fmt.Errorf("%s of %s is none of what the search chooses from", to, a.budget.RivalName)
+			return fmt.Errorf("%s of %s is none of what the search chooses from", to, name)
 		}
 		result.Schemes[s.ID] = to
 		result.Loss += s.Losses[at]

@@ -3,6 +3,7 @@ package quantize
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -258,9 +259,9 @@ func TestAllocate(t *testing.T) {
 	}
 }
 
-// TestRival: what the whole model loses is measured as chosen and as the rival has
-// it, against the definition, and the lesser loss decides.
-func TestRival(t *testing.T) {
+// TestRivals: what the whole model loses is measured as chosen and as rivals have
+// it, against the definition, and the least loss decides.
+func TestRivals(t *testing.T) {
 	w := tinyWeights(t, tinymodel.Spec{Layers: 2})
 	windows := someTokens(2, 24)
 	ctx := context.Background()
@@ -270,23 +271,24 @@ func TestRival(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocate := func(bits float64, rival *Plan) *Allocation {
-		b := Budget{Bytes: int64(bits * float64(eight.Elements()) / 8), Among: GGUFChoices(), Rival: rival, RivalName: "other"}
+	allocate := func(rivals ...Rival) *Allocation {
+		b := Budget{Bytes: int64(4.5 * float64(eight.Elements()) / 8), Among: GGUFChoices(), Rivals: rivals}
 		a, err := Allocate(ctx, kernels.NewCPU(2), w, eight, nothing, windows, b, Probe{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return a
 	}
-	alone, won, lost := allocate(4.5, nil), allocate(4.5, eight), allocate(4.5, worse)
-	if alone.Nearest <= alone.Loss/10 || alone.Rival != "" {
+	bad, good := Rival{Name: "bad", Plan: worse}, Rival{Name: "good", Plan: eight}
+	alone, won, lost := allocate(), allocate(bad, good, bad), allocate(bad)
+	if alone.Nearest <= alone.Loss/10 || alone.Rivals != nil || alone.Took != "" {
 		t.Errorf("without a rival, %+v", alone)
 	}
-	if lost.TookRival || lost.RivalNearest <= lost.Nearest || lost.Nearest != alone.Nearest || !reflect.DeepEqual(lost.Schemes, alone.Schemes) {
+	if lost.Took != "" || lost.Rivals[0].Nearest <= lost.Nearest || lost.Nearest != alone.Nearest || !reflect.DeepEqual(lost.Schemes, alone.Schemes) {
 		t.Errorf("a worse rival makes %+v of %+v", lost, alone)
 	}
 	_, bytes := eight.Bytes()
-	if !won.TookRival || won.RivalNearest >= won.Nearest || won.Bytes != bytes || won.Loss >= alone.Loss || won.Rival != "other" {
+	if won.Took != "good" || won.Rivals[1].Nearest >= won.Nearest || won.Bytes != bytes || won.Loss >= alone.Loss {
 		t.Errorf("of the better rival's %d bytes is made %+v", bytes, won)
 	}
 	var base [][][]float64
@@ -317,23 +319,30 @@ func TestRival(t *testing.T) {
 			n++
 		}
 	}
-	if want := sum / float64(n); math.Abs(won.RivalNearest-want) > 1e-3*want {
-		t.Errorf("the rival costs %g, by the definition %g", won.RivalNearest, want)
+	if want := sum / float64(n); math.Abs(won.Rivals[1].Nearest-want) > 1e-3*want {
+		t.Errorf("the rival costs %g, by the definition %g", won.Rivals[1].Nearest, want)
 	}
 }
 
-// TestLargestMix: the largest mix within a budget.
-func TestLargestMix(t *testing.T) {
-	w := tinyWeights(t, tinymodel.Spec{Hidden: 256})
-	for _, test := range []struct {
-		bits float64
-		want string
-	}{{100, "Q8_0"}, {6.6, "Q6_K"}, {1, ""}} {
-		elements := eightBits(t, w).Elements()
-		budget := int64(test.bits * float64(elements) / 8)
-		plan, name := LargestMix(&w.Config, Describe(w), Policy{}, budget)
-		if name != test.want || (plan == nil) != (test.want == "") {
-			t.Errorf("within %g bits the largest mix is %q, want %q", test.bits, name, test.want)
+// TestLargestMixes: the largest within a budget, the largest first.
+func TestLargestMixes(t *testing.T) {
+	w := tinyWeights(t, tinymodel.Spec{})
+	for bits, want := range map[float64]string{
+		100: "[Q8_0 Q6_K Q5_1]", // no floats, which cannot be rivals
+		6.6: "[Q6_K Q5_1 Q5_K_M]",
+		1:   "[]",
+	} {
+		budget := int64(bits * float64(eightBits(t, w).Elements()) / 8)
+		names, last := []string{}, budget
+		for _, r := range LargestMixes(&w.Config, Describe(w), Policy{}, budget) {
+			_, after := r.Plan.Bytes()
+			if names = append(names, r.Name); after > last {
+				t.Errorf("%s has %d bytes, more than the %d before it", r.Name, after, last)
+			}
+			last = after
+		}
+		if got := fmt.Sprint(names); got != want {
+			t.Errorf("within %g bits the largest mixes are %s, want %s", bits, got, want)
 		}
 	}
 }

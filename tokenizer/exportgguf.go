@@ -64,7 +64,10 @@ func (t *Tokenizer) exportSpecials(v *Vocab, src *jsonSource) {
 	v.BOS, v.EOS = int(t.bos), int(t.eos)
 	v.UNK, v.PAD = find(src.config.UNK), find(src.config.PAD)
 	addEOS := t.eos >= 0 && slices.Contains(t.after, t.eos)
-	v.AddBOS, v.AddEOS = &t.addsBOS, &addEOS
+	v.AddBOS = &t.addsBOS
+	if addEOS || v.Model == "t5" { // else the default
+		v.AddEOS = &addEOS
+	}
 	if n := len(t.before) + len(t.after); n > 2 || n > 0 && !t.addsBOS && !addEOS {
 		v.Notes = append(v.Notes, "of the special tokens around a text only one before and one after it are kept")
 	}

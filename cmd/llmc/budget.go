@@ -184,7 +184,7 @@ func (o *quantizeOptions) search(ctx context.Context, global *globalOptions, bas
 	}
 	if job.target == quantize.GGUF {
 		w := base.weights
-		budget.Rival, budget.RivalName = quantize.LargestMix(&w.Config, quantize.Describe(w), job.policy, budget.Bytes)
+		budget.Rivals = quantize.LargestMixes(&w.Config, quantize.Describe(w), job.policy, budget.Bytes)
 	}
 	fixed := func(e *quantize.Entry) bool {
 		_, asked := job.policy.Roles[e.ID.Role]
@@ -249,12 +249,14 @@ func (r *quantizeReport) printAllocation(ui *ui) {
 		a.Loss, bytesString(a.Bytes), bytesString(a.Budget), a.Bound)
 	ui.print("(by sensitivities measured on %d tokens; the rounding itself may do better)", a.ProbeTokens)
 	whole := fmt.Sprintf("all together, rounded to nearest, have %.5f on these", a.Nearest)
-	switch {
-	case a.TookRival:
-		ui.print("%s, %s has %.5f and is taken", whole, a.Rival, a.RivalNearest)
-	case a.Rival != "":
-		ui.print("%s, %s would have %.5f", whole, a.Rival, a.RivalNearest)
-	default:
-		ui.print("%s", whole)
+	for i, r := range a.Rivals {
+		if whole += ", "; i == len(a.Rivals)-1 && i > 0 {
+			whole += "and "
+		}
+		whole += fmt.Sprintf("%s %.5f", r.Name, r.Nearest)
 	}
+	if a.Took != "" {
+		whole += fmt.Sprintf(": %s is taken", a.Took)
+	}
+	ui.print("%s", whole)
 }
