@@ -9,9 +9,9 @@ and awq, at 4 and 3 bits, in groups of 128 where that divides all rows, 64 where
 it does not, and 32. Without jobs, all of them. llm-compressor computes in
 float32, and keeps its scales so.
 
-Compared are GPTQ's output errors, linear by linear, columns in the file's order,
-on the inputs that llmc's quantized model gives, with those of llm-compressor's
-solver on the same inputs (within 1%; --errors does no more than that); and mean KL divergence from the
+Compared are GPTQ's output errors, linear by linear, on the inputs that llmc's
+quantized model gives, with those of llm-compressor's solver on the same inputs and
+with columns in llmc's order (within 1%; --errors does no more than that); and mean KL divergence from the
 model and perplexity of both, by one `llmc eval` on the first 100,000 bytes of the
 test text in windows of 512 tokens (llmc's divergence within 2% or lower;
 --divergences does no more than that). What llm-compressor makes stays in FOLDER
@@ -87,26 +87,32 @@ def compare_errors(job):
     of the same weights and inputs; runs in a process of its own."""
     import torch
     from compressed_tensors.quantization.utils import calculate_qparams
-    from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
+    from llmcompressor.modifiers.gptq import gptq_quantize
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(os.cpu_count())
     load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     model, quantized = load(job["model"]), load(job["llmc"])
     blocks = [dict(m.named_modules()) for m in model.model.layers]
-    hessians = {}
+    hessians, sizes = {}, {}
 
     def gather(name):
         def hook(module, inputs):
             x = inputs[0].reshape(-1, inputs[0].shape[-1])
             hessians[name] = hessians.get(name, 0) + x.T @ x
+            sizes[name] = sizes.get(name, 0) + x.abs().sum(0)
         return hook
+
+    def by(size):
+        """llmc's order, by mean magnitudes, in the place of that by mean squares."""
+        order = torch.argsort(size, descending=True, stable=True)
+        return lambda w, h, _: (w[..., order].contiguous(), h[:, order][..., order].contiguous(), order[None])
 
     for b, layer in enumerate(quantized.model.layers):
         for path, module in layer.named_modules():
             if path.split(".")[-1] in LINEARS:
                 module.register_forward_pre_hook(gather((b, path)))
-    args = weights_of(job["bits"], job["group"])
+    args = weights_of(job["bits"], job["group"]).model_copy(update={"actorder": "static"})
     with torch.no_grad():
         for window in job["windows"]:
             quantized.model(torch.tensor([window]), use_cache=False)
@@ -115,8 +121,9 @@ def compare_errors(job):
             weight = blocks[b][path].weight
             groups = weight.unflatten(-1, (-1, args.group_size))
             scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), args)
-            theirs = quantize_weight(weight[None].clone(), hessian[None].clone(), scale[None], zero[None], None, args,
-                                     percdamp=DAMP)[0][0]
+            gptq_quantize.apply_activation_ordering = by(sizes[b, path])
+            theirs = gptq_quantize.quantize_weight(weight[None].clone(), hessian[None].clone(), scale[None], zero[None], None,
+                                                   args, percdamp=DAMP)[0][0]
             ours = dict(quantized.model.layers[b].named_modules())[path].weight
             errors[f"{b}.{path}"] = (relative(weight - ours, weight, hessian), relative(weight - theirs, weight, hessian))
     return {"errors": errors}
@@ -172,7 +179,7 @@ class Comparison:
 
     def errors(self, name):
         """GPTQ's output errors on the same inputs."""
-        out, _ = self.quantize(name, "--first-token", 0, "--act-order=false", "--damp", DAMP)
+        out, _ = self.quantize(name, "--first-token", 0, "--damp", DAMP)
         plain = self.folder / "plain"
         llmc("convert", out, "--to", "safetensors", "--type", "F32", "-o", plain, "--force")
         errors = run("--errors-of", {**self.job(name), "llmc": str(plain)}, self.folder)["errors"]
