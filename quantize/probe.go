@@ -65,7 +65,7 @@ func (p *probe) try(ctx context.Context, id model.ID, in *Inputs, divergence fun
 	if len(s.Schemes) == 0 {
 		return nil, nil
 	}
-	if in != nil && p.wholes > 0 {
+	if in != nil {
 		p.seen[id] = &Inputs{Tokens: in.Tokens, MeanSquare: slices.Clone(in.MeanSquare)}
 	}
 	if p.Known != nil {

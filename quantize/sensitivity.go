@@ -66,11 +66,11 @@ type Measured struct {
 
 // Measure returns the sensitivities of a model's matrices. Of each matrix, one
 // scheme is tried in the model and gives a divergence; the divergences of the
-// others are in proportion to the square of their output errors on some of the rows, ‖(W-Q)X‖², which the
-// second-order expansion of the divergence suggests and the linearity theorem of
-// HIGGS (arXiv 2411.17525) shows for small errors. Output errors are those of
-// rounding to nearest, weighed by importance: what a method gains differs from
-// matrix to matrix, and little from scheme to scheme.
+// others are in proportion to the square of their output errors on some of the
+// rows, ‖(W-Q)X‖², which the second-order expansion of the divergence suggests and
+// the linearity theorem of HIGGS (arXiv 2411.17525) shows for small errors. Output
+// errors are those of rounding to nearest, weighed by importance: what a method
+// gains differs from matrix to matrix, and little from scheme to scheme.
 func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows [][]int32, candidates Candidates, p Probe) (*Measured, error) {
 	pr, err := newProbe(ctx, dev, w, windows, candidates, p, 0)
 	if err != nil {
@@ -80,7 +80,7 @@ func Measure(ctx context.Context, dev kernels.Device, w *model.Weights, windows 
 	return pr.measure(ctx, dev)
 }
 
-// measure is Measure.
+// measure is Measure, with a probe that its caller frees.
 func (p *probe) measure(ctx context.Context, dev kernels.Device) (*Measured, error) {
 	found := &Measured{Tokens: p.tokens, Memory: p.memory()}
 	add := func(s *Sensitivity, err error) error {

@@ -90,8 +90,8 @@ func (o *calibrationOptions) settle(job *quantizeJob, given func(string) bool) e
 		return fault.Usage("--first-token is %g, allowed is 0 to 100", o.firstToken)
 	case o.sequential && given("true-sequential") && strings.HasPrefix(job.method.Name(), "awq"):
 		return fault.Usage("--true-sequential does not go with --method %s, which changes linears of a block before the one it looks at", job.method.Name())
-	case job.target == quantize.GGUF && given("act-order") && o.actOrder:
-		return fault.Hint(fault.Usage("--act-order does not go with GGUF, whose blocks are of neighbouring columns"), "leave it out")
+	case job.target == quantize.GGUF && (given("act-order") && o.actOrder || given("static-groups")):
+		return fault.Hint(fault.Usage("--act-order and --static-groups do not go with GGUF, whose blocks are of neighbouring columns"), "leave them out")
 	case given("static-groups") && o.staticGroups && !o.actOrder:
 		return fault.Usage("--static-groups says something only with --act-order")
 	case o.actOrder && !o.staticGroups && scheme.GroupSize > 0 && job.target != quantize.GPTQ:

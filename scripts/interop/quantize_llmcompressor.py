@@ -11,11 +11,12 @@ float32, and keeps its scales so.
 
 Compared are GPTQ's output errors, linear by linear, on the inputs that llmc's
 quantized model gives, with those of llm-compressor's solver on the same inputs and
-with columns in llmc's order (within 1%; --errors does no more than that); and mean KL divergence from the
-model and perplexity of both, by one `llmc eval` on the first 100,000 bytes of the
-test text in windows of 512 tokens (llmc's divergence within 2% or lower;
---divergences does no more than that). What llm-compressor makes stays in FOLDER
-with --keep and is not made again; --peer does no more than make it.
+with columns in llmc's order (within 1%; --errors does no more than that); and
+mean KL divergence from the model and perplexity of both, by one `llmc eval` on the
+first 100,000 bytes of the test text in windows of 512 tokens (llmc's divergence
+within 2% or lower; --divergences does no more than that). What llm-compressor
+makes stays in FOLDER with --keep and is not made again; --peer does no more than
+make it.
 """
 
 import json
